@@ -1,0 +1,21 @@
+// From file:// the search page may not fetch the excerpt of a hit: leave excerpts out there.
+if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+
+// What axe-core finds in the theme: names that hide the visible text, a title outside all landmarks,
+// and boxes that scroll but that the keyboard cannot reach.
+function repair() {
+  for (const element of document.querySelectorAll(
+    ".search-button-field[aria-label], .theme-switch-button[aria-label], details.hide > summary[aria-label]"))
+    element.removeAttribute("aria-label");
+  for (const item of document.querySelectorAll(".sidebar-primary-item:has(> .navbar-brand)")) {
+    item.setAttribute("role", "navigation");
+    item.setAttribute("aria-label", "Home");
+  }
+  for (const box of document.querySelectorAll(
+    ".bd-article pre, .bd-article div.math, .bd-article .cell_output > .output, .pst-scrollable-table-container"))
+    if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;
+}
+let wait;
+new MutationObserver(() => { clearTimeout(wait); wait = setTimeout(repair, 100); })
+  .observe(document.documentElement, {childList: true, subtree: true});
+addEventListener("resize", repair);

@@ -1,0 +1,197 @@
+"""Write the numbers of the records into the prose, between HTML comments.
+
+    python tools/fill_numbers.py            # names what is out of date, and fails
+    python tools/fill_numbers.py --write    # brings it up to date
+
+In a line of a page or of a notebook's Markdown cell (never as the first thing on a line: Markdown
+would take the whole line for HTML):
+
+    … is <!-- record: scenes_small.metrics.overall .1% --><!-- /record -->, while …
+
+names the record book/results/scenes_small.json, the path of the value in it, and a format: one of
+Python's, where `%` is written with a space (97.1 %); `minutes` for seconds; `length` for a list. A
+value {mean, low, high} is written with its interval: 97.1 % [96.2, 97.9].
+
+On lines of their own, `<!-- block: records -->` and `<!-- /block -->` enclose a table of all
+records, `<!-- block: mutants -->` that of the planted faults.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "book" / "results"
+INTERVAL = {"mean", "low", "high"}
+SPAN = re.compile(r"<!-- record: (\S+) (\S+) -->(.*?)<!-- /record -->", re.DOTALL)
+BLOCK = re.compile(r"^<!-- block: (\w+) -->\n(.*?)^<!-- /block -->$", re.DOTALL | re.MULTILINE)
+
+
+class Outdated(Exception):
+    """A span that cannot be filled: its place and what to do about it."""
+
+
+def load(name: str) -> Any:
+    """The record book/results/NAME.json."""
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        raise Outdated(f"no record {path.relative_to(ROOT)}; run make record NAME={name}")
+    return json.loads(path.read_text("utf8"))
+
+
+def look_up(path: str) -> Any:
+    """The value at NAME.key.key…; a key of digits indexes a list."""
+    name, *keys = path.split(".")
+    value = load(name)
+    for key in keys:
+        try:
+            value = value[int(key)] if isinstance(value, list) else value[key]
+        except (KeyError, IndexError, ValueError, TypeError):
+            raise Outdated(f"record {name} has no {'.'.join(keys)} (at {key})") from None
+    return value
+
+
+def write_value(value: Any, how: str) -> str:
+    """A value of a record as the prose shows it."""
+    if isinstance(value, dict) and INTERVAL <= set(value):
+        low, high = (write_value(value[k], how).removesuffix(" %") for k in ("low", "high"))
+        return f"{write_value(value['mean'], how)} [{low}, {high}]"
+    if how == "length":
+        return str(len(value))
+    if how == "minutes":
+        return f"{value / 60:.0f} min"
+    if how.endswith("%"):
+        return f"{100 * value:{how[:-1]}f} %"
+    return format(value, how)
+
+
+def intervals(value: Any, path: str = "") -> Iterator[tuple[str, dict]]:
+    """Every {mean, low, high} inside a record, with its path."""
+    if isinstance(value, dict):
+        if INTERVAL <= set(value):
+            yield path, value
+            return
+        for key, inner in value.items():
+            yield from intervals(inner, f"{path} {key}".strip())
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def records_block() -> str:
+    """One section a record: how it was made, and every interval in it."""
+    parts = []
+    for path in sorted(RESULTS.glob("*.json")):
+        record = json.loads(path.read_text("utf8"))
+        if not isinstance(record, dict):
+            continue
+        facts = [f"`make record NAME={path.stem}`"]
+        if isinstance(record.get("seeds"), list):
+            facts.append(f"seeds {', '.join(map(str, record['seeds']))}")
+        if "seconds" in record:
+            facts.append(f"{write_value(record['seconds'], 'minutes')} in all")
+        if "device" in record:
+            facts.append(str(record["device"]))
+        if isinstance(record.get("versions"), dict):
+            facts.append(", ".join(f"{k} {v}" for k, v in record["versions"].items()))
+        title = record.get("title", path.stem.replace("_", " "))
+        rows = [
+            [name.replace("_", " "), *(f"{value[k]:.3f}" for k in ("mean", "low", "high"))]
+            for name, value in intervals(record)
+        ]
+        body = table(["", "mean", "low", "high"], rows) if rows else ""
+        parts.append(f"## {title}\n\n{'; '.join(facts)}.\n\n{body}")
+    return "\n".join(parts) or "No record has been made yet.\n"
+
+
+def mutants_block() -> str:
+    """The planted faults, each with the test that kills it."""
+    if not (RESULTS / "mutants.json").exists():
+        return "The faults have not been planted yet.\n"
+    rows = [[m["fault"], f"`{m['file']}`", f"`{m['killed_by']}`"] for m in load("mutants")]
+    return table(["fault", "file", "killed by"], rows)
+
+
+BLOCKS = {"records": records_block, "mutants": mutants_block}
+
+
+def fill(text: str) -> str:
+    """The text with every span and block brought up to date."""
+
+    def span(match: re.Match) -> str:
+        path, how, _ = match.groups()
+        before = text[text.rfind("\n", 0, match.start()) + 1 : match.start()]
+        if not before.strip():
+            raise Outdated(f"the span of {path} begins a line; put a word before it")
+        return f"<!-- record: {path} {how} -->{write_value(look_up(path), how)}<!-- /record -->"
+
+    def block(match: re.Match) -> str:
+        name = match[1]
+        if name not in BLOCKS:
+            raise Outdated(f"no block named {name}; one of {', '.join(BLOCKS)}")
+        return f"<!-- block: {name} -->\n\n{BLOCKS[name]()}\n<!-- /block -->"
+
+    return BLOCK.sub(block, SPAN.sub(span, text))
+
+
+def read(path: Path) -> str:
+    """The text of a page or notebook."""
+    return path.read_text("utf8")
+
+
+def filled(path: Path) -> str:
+    """What the file should hold."""
+    if path.suffix == ".md":
+        return fill(read(path))
+    notebook = nbformat.read(path, 4)
+    changed = False
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            new = fill(cell.source)
+            changed |= new != cell.source
+            cell.source = new
+    return nbformat.writes(notebook) + "\n" if changed else read(path)
+
+
+def pages() -> list[Path]:
+    """Every file that may hold a number from a record."""
+    return sorted([*ROOT.glob("*.md"), *ROOT.glob("book/*.md"), *ROOT.glob("notebooks/*.ipynb")])
+
+
+def outdated() -> dict[Path, str]:
+    """Pages that do not say what the records say -> why."""
+    found = {}
+    for path in pages():
+        try:
+            if read(path) != filled(path):
+                found[path] = "its numbers are not those of the records; run make notebooks"
+        except Outdated as error:
+            found[path] = str(error)
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    """Check or, with --write, update; 1 where something is wrong and was not mended."""
+    failed = 0
+    for path, why in outdated().items():
+        try:
+            if "--write" not in arguments:
+                raise Outdated(why)
+            path.write_text(filled(path), "utf8")
+            print(f"{path.relative_to(ROOT)}: written")
+        except Outdated as error:
+            print(f"{path.relative_to(ROOT)}: {error}")
+            failed = 1
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
