@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,7 +16,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
 
     q [B, H, L_q, d_k], k [B, H, L_k, d_k], v [B, H, L_k, d_v]; mask [B, 1, L_q or 1, L_k], True
     where a key may be attended. Returns [B, H, L_q, d_v]; a query that may attend to nothing gets
-    zeros, and zero gradient (PyTorch's own gives NaN when weights are asked for).
+    zeros, and zero gradient (PyTorch's own gives NaN when weights are asked for). Masked keys and
+    values must be finite: `Tokens.visible` sees to it wherever `mmlib` calls this.
 
     Raises UserError where the widths of q and k, or the lengths of k and v, differ.
     Source: Vaswani et al. (2017), eq. 1.
@@ -36,9 +36,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
 
 
 def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
-    """The weights of `attention`: softmax(q kᵀ / √d_k), [B, H, L_q, L_k].
+    """The weights of `attention`: softmax(q kᵀ / √d_k).
 
-    Each row sums to 1 and is exactly 0 at a masked key; a row that may attend to nothing is 0.
+    q [B, H, L_q, d_k], k [B, H, L_k, d_k], mask [B, 1, L_q or 1, L_k] → [B, H, L_q, L_k]. Each row
+    sums to 1 and is exactly 0 at a masked key; a row that may attend to nothing is 0.
     `attention_weights(q, k, mask) @ v` equals `attention(q, k, v, mask)`, gradients included.
 
     Raises UserError where the widths of q and k differ. Source: Vaswani et al. (2017), eq. 1.
@@ -60,7 +61,7 @@ def _check(q: Tensor, k: Tensor) -> None:
 
 
 def attention_mask(mask: Tensor, block: Tensor | None = None) -> Tensor:
-    """Who may look at whom, by one rule: key j is visible to query i iff mask[j] and block[j] ≤ block[i].
+    """Who may look at whom: query i sees key j iff mask[j] and block[j] ≤ block[i].
 
     mask [B, L] is True at real tokens; block [B, L] numbers the tokens in the order in which they
     may be seen. Padding: no block, [B, 1, 1, L]. Causal: block = 0, 1, 2, …. Prefix: 0 on the
@@ -88,7 +89,7 @@ def join_heads(x: Tensor) -> Tensor:
 
 
 def repeat_rows(x: Tensor, B: int) -> Tensor:
-    """Repeat each of P rows B / P times, so that B questions on P pictures share what is per picture.
+    """Repeat each of P rows B / P times: B questions on P pictures share what is per picture.
 
     x [P, …] → [B, …]; row b of the result is row b // (B / P) of x.
     Raises UserError where B is not a multiple of P.
@@ -104,7 +105,9 @@ def repeat_rows(x: Tensor, B: int) -> Tensor:
 
 
 class MultiHeadAttention(nn.Module):
-    """H attentions side by side: concat(head_1 … head_H) W_o, head = attention(x W_q, y W_k, y W_v).
+    """H attentions side by side: concat(head_1 … head_H) W_o.
+
+    Each is head = attention(x W_q, y W_k, y W_v) in its own d_k of the d columns.
 
     Width d, heads H, d_k = d / H. The same weights give the same output as
     `torch.nn.MultiheadAttention(d, H, batch_first=True)`.
@@ -128,16 +131,16 @@ class MultiHeadAttention(nn.Module):
         return self.W_o(join_heads(attention(q, k, v, mask)))
 
     def weights(self, query: Tensor, key: Tokens, mask: Tensor | None = None) -> Tensor:
-        """The attention weights [B, H, L_q, L_k] that `forward` uses."""
+        """What `forward` weighs with: query [B, L_q, d], key [B, L_k, d] → [B, H, L_q, L_k]."""
         q, k, _, mask = self._project(query, key, mask)
         return attention_weights(q, k, mask)
 
     def _project(
         self, query: Tensor, key: Tokens, mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        y = key.visible()
         q, k, v = (
-            split_heads(W(x), self.H)
-            for W, x in ((self.W_q, query), (self.W_k, key.value), (self.W_v, key.value))
+            split_heads(W(x), self.H) for W, x in ((self.W_q, query), (self.W_k, y), (self.W_v, y))
         )
         return q, k, v, attention_mask(key.mask) if mask is None else mask
 

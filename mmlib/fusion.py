@@ -8,6 +8,7 @@ rows is shared: row b of the query belongs to row b // (B / P) of the stream.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -32,24 +33,35 @@ Streams = Mapping[str, Tokens]
 class Fusion(nn.Module):
     """What the methods share: the names of the modalities, the width d, the number of heads H.
 
-    `pooled` methods read the mean of each stream [B, d]; the others read its tokens.
+    `pooled` methods read the mean of each stream [B, d]; the others read its tokens. Methods that
+    are not `alone` are made of what the query takes from others, so they need two modalities.
 
-    Raises UserError where the streams are not the modalities it was built for.
+    Raises UserError where there are too few modalities.
     Source: Baltrušaitis et al. (2019) for the division into early, late and hybrid fusion.
     """
 
     pooled: ClassVar[bool] = False
+    alone: ClassVar[bool] = True
 
     def __init__(self, d: int, modalities: Sequence[str], H: int = 4):
         super().__init__()
         self.d, self.H, self.modalities = d, H, tuple(modalities)
+        least = 1 if self.alone else 2
+        if len(self.modalities) < least:
+            raise expected(
+                f"{least} or more modalities for {type(self).__name__}",
+                list(self.modalities),
+                "name the query's own first, then the others",
+            )
         self.own, self.others = self.modalities[0], self.modalities[1:]
 
     def gather(self, streams: Streams, names: Sequence[str], B: int) -> Tokens:
         """The named streams as one sequence [B, ΣL_m, d], in that order."""
         self.check(streams)
-        rows = [(repeat_rows(streams[m].value, B), repeat_rows(streams[m].mask, B)) for m in names]
-        return Tokens(torch.cat([v for v, _ in rows], 1), torch.cat([m for _, m in rows], 1))
+        values = [repeat_rows(streams[m].visible(), B) for m in names]
+        return Tokens(
+            torch.cat(values, 1), torch.cat([repeat_rows(streams[m].mask, B) for m in names], 1)
+        )
 
     def means(self, streams: Streams, B: int) -> dict[str, Tensor]:
         """The mean of each stream, {modality: [B, d]}; zeros where the modality is missing."""
@@ -71,6 +83,16 @@ class Fusion(nn.Module):
                     stream.value.shape[-1],
                     "project them with the encoder",
                 )
+
+
+def warn_of_one_key(keys: Tokens) -> None:
+    """Warns where keys [B, 1, d] leave softmax nothing to choose, so W_q and W_k never learn."""
+    if keys.value.shape[1] == 1:
+        warnings.warn(
+            "expected two or more keys, got 1; its weight is 1 for every query, so what the query"
+            " says is ignored: pass the tokens of a picture, not its mean",
+            stacklevel=3,
+        )
 
 
 class LateFusion(Fusion):
@@ -129,9 +151,8 @@ class LowRankBilinear(Fusion):
         self.factors = nn.ModuleDict({m: nn.Linear(d, d) for m in modalities})
         self.W_o = nn.Linear(d, d)
         for factor in self.factors.values():
-            nn.init.ones_(
-                factor.bias
-            )  # the product starts near a sum, so each factor gets gradient
+            # the product starts near a sum, so each factor gets gradient
+            nn.init.ones_(factor.bias)  # type: ignore[arg-type]
 
     def forward(self, query: Tokens, streams: Streams) -> Tensor:
         """query [B, L_q, d] → [B, L_q, d], the same for every token of the query."""
@@ -151,6 +172,7 @@ class FiLM(Fusion):
     """
 
     pooled = True
+    alone = False
 
     def __init__(self, d: int, modalities: Sequence[str], H: int = 4):
         super().__init__(d, modalities, H)
@@ -161,18 +183,20 @@ class FiLM(Fusion):
     def forward(self, query: Tokens, streams: Streams) -> Tensor:
         """query [B, L_q, d] → [B, L_q, d], each token changed in the same way."""
         means = self.means(streams, len(query.value))
-        out = query.value
         gamma = 1 + sum(self.scale[m](means[m]) for m in self.others)
         beta = sum(self.shift[m](means[m]) for m in self.others)
-        return gamma.unsqueeze(1) * out + beta.unsqueeze(1)
+        return gamma.unsqueeze(1) * query.value + beta.unsqueeze(1)
 
 
 class CrossAttention(Fusion):
     """Each token of the query attends to the tokens of the other modalities.
 
-    Where all of them are missing the result is the bias of W_o. With a single key the weights are 1
-    whatever the query says (section 4.3). Source: Vaswani et al. (2017), sec. 3.2.3.
+    Where all of them are missing the result is the bias of W_o. A single key has the weight 1
+    whatever the query says (section 4.3), which raises a warning.
+    Source: Vaswani et al. (2017), sec. 3.2.3.
     """
+
+    alone = False
 
     def __init__(self, d: int, modalities: Sequence[str], H: int = 4):
         super().__init__(d, modalities, H)
@@ -180,7 +204,9 @@ class CrossAttention(Fusion):
 
     def forward(self, query: Tokens, streams: Streams) -> Tensor:
         """query [B, L_q, d] → [B, L_q, d]."""
-        return self.attend(query.value, self.gather(streams, self.others, len(query.value)))
+        keys = self.gather(streams, self.others, len(query.value))
+        warn_of_one_key(keys)
+        return self.attend(query.value, keys)
 
 
 class GatedCrossAttention(Fusion):
@@ -189,6 +215,8 @@ class GatedCrossAttention(Fusion):
     Inside a residual layer a closed gate leaves the language model exactly as it was, and the
     gate's gradient is not zero. Source: Alayrac et al. (2022), sec. 2.2.
     """
+
+    alone = False
 
     def __init__(self, d: int, modalities: Sequence[str], H: int = 4):
         super().__init__(d, modalities, H)
@@ -207,6 +235,8 @@ class CoAttention(Fusion):
     Source: Lu et al. (2016), alternating co-attention; Lu et al. (2019) for two streams.
     """
 
+    alone = False
+
     def __init__(self, d: int, modalities: Sequence[str], H: int = 4):
         super().__init__(d, modalities, H)
         self.read_own, self.read_others = MultiHeadAttention(d, H), MultiHeadAttention(d, H)
@@ -215,6 +245,7 @@ class CoAttention(Fusion):
         """query [B, L_q, d] → [B, L_q, d]."""
         B = len(query.value)
         others, own = self.gather(streams, self.others, B), self.gather(streams, [self.own], B)
+        warn_of_one_key(others)
         informed = Tokens(others.value + self.read_own(others.value, own), others.mask)
         return self.read_others(query.value, informed)
 
@@ -260,7 +291,7 @@ class MergedAttention(Fusion):
 
     def _merge(self, W: nn.ModuleDict, streams: Streams, B: int) -> Tensor:
         # projected before it is repeated: a picture's keys are computed once for all its questions
-        parts = [repeat_rows(W[m](streams[m].value), B) for m in self.modalities]
+        parts = [repeat_rows(W[m](streams[m].visible()), B) for m in self.modalities]
         return split_heads(torch.cat(parts, 1), self.H)
 
 
@@ -271,6 +302,8 @@ class Bottleneck(Fusion):
     there; the query then attends to its own stream and z′. Where all others are missing z′ is
     masked, and the query reads its own stream alone. Source: Nagrani et al. (2021), sec. 3.2.
     """
+
+    alone = False
 
     def __init__(self, d: int, modalities: Sequence[str], H: int = 4, n: int = 4):
         super().__init__(d, modalities, H)
@@ -303,7 +336,7 @@ class Bottleneck(Fusion):
 
 
 class Resampler(Fusion):
-    """n learned tokens attend to all modalities at once; the query attends to what they brought back.
+    """n learned tokens attend to all modalities; the query attends to what they bring back.
 
     z′ = z + MHA(z, [streams]); result MHA(query, z′). The query sees n tokens however long the
     inputs are. Where everything is missing z′ = z plus the bias of W_o.
@@ -352,7 +385,7 @@ def build_fusion(name: str, d: int, modalities: Sequence[str], H: int = 4) -> Fu
 def modality_share(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """How much of its attention each query gives to each modality, eq. (4.2): α_m = Z_m / Σ Z.
 
-    weights {modality: [B, H, L_q, L_m]} as `MergedAttention.weights` gives them; returns
+    weights {modality: [B, H, L_q, L_m]} as `MergedAttention.weights` gives them →
     {modality: [B, H, L_q]}, which sum to 1 (to 0 where everything is missing).
     Source: the document, sec. 3.2; derivation in chapter 04.
     """

@@ -44,9 +44,14 @@ class Tokens:
         """The same tokens with nothing to attend to: what a missing modality looks like."""
         return Tokens(self.value, torch.zeros_like(self.mask))
 
+    def visible(self) -> Tensor:
+        """The value [B, L, d] with zeros at the masked tokens, whatever stood there.
+
+        Padding may hold inf or NaN, which no weight of zero undoes: 0 · inf is NaN.
+        """
+        return torch.where(self.mask.unsqueeze(-1), self.value, 0)
+
     def mean(self) -> Tensor:
         """Mean over the visible tokens [B, d]; a row with no visible token gives zeros."""
-        weight = self.mask.to(self.value.dtype).unsqueeze(-1)
-        # where, not a product: padding may hold inf or NaN, and 0 * inf is NaN
-        visible = torch.where(weight > 0, self.value, 0)
-        return visible.sum(1) / weight.sum(1).clamp(min=1)
+        count = self.mask.sum(1, keepdim=True).clamp(min=1)
+        return self.visible().sum(1) / count.to(self.value.dtype)
