@@ -155,10 +155,10 @@ def _comparison(view: View, rng: Generator) -> Draft | None:
     both = [(a, b) for a in present for b in present if a != b]
     unequal = [(a, b) for a, b in both if view.colors[a] > view.colors[b]]
     ties = [(a, b) for a, b in both if view.colors[a] == view.colors[b]]
-    if not yes and ties and rng.random() < 0.5:
+    if not yes and ties and rng.random() < 0.25:
         first, second = choose(rng, ties)
     else:
-        if unequal and rng.random() < 0.75:
+        if unequal and rng.random() < 0.9:
             first, second = choose(rng, unequal)
         else:
             first = choose(rng, present)

@@ -143,8 +143,8 @@ def sample_scene(
     """A scene of objects[0] to objects[1] things, each number equally often, none touching.
 
     combinations: "train" (no thing of a HELD_OUT colour and shape), "held_out" (at least one
-    such thing) or "all". One thing in four takes the colour of an earlier one, one in four its
-    shape: without that, counts above two would be rare.
+    such thing) or "all". Each further thing takes the colour of an earlier one, or the shape of
+    an earlier one, or is anything, equally often: else counts above two would be rare.
 
     Raises UserError for a range outside 1 to 6 or an unknown combinations.
     """
@@ -164,10 +164,10 @@ def sample_scene(
 
 @cache
 def _alternatives(pool: str, like: Pair) -> tuple[tuple[Pair, ...], ...]:
-    """What a new thing may be beside one like `like`: its colour, its shape, twice anything."""
+    """What a new thing may be beside one like `like`: its colour, its shape, or anything."""
     same_color = tuple(p for p in PAIRS[pool] if p[0] == like[0])
     same_shape = tuple(p for p in PAIRS[pool] if p[1] == like[1])
-    return same_color, same_shape, PAIRS[pool], PAIRS[pool]
+    return same_color, same_shape, PAIRS[pool]
 
 
 def _place(rng: Generator, pairs: Sequence[Pair]) -> tuple[Thing, ...] | None:
@@ -180,7 +180,7 @@ def _place(rng: Generator, pairs: Sequence[Pair]) -> tuple[Thing, ...] | None:
             x = radius + int(rng.random() * (PIXELS - 2 * radius))
             y = radius + int(rng.random() * (PIXELS - 2 * radius))
             for other in things:
-                gap = radius + RADII[other.size] + 1
+                gap = radius + RADII[other.size] + 2
                 if (other.x - x) ** 2 + (other.y - y) ** 2 <= gap * gap:
                     break
             else:
