@@ -63,9 +63,9 @@ def _check(q: Tensor, k: Tensor) -> None:
 def attention_mask(mask: Tensor, block: Tensor | None = None) -> Tensor:
     """Who may look at whom: query i sees key j iff mask[j] and block[j] ≤ block[i].
 
-    mask [B, L] is True at real tokens; block [B, L] numbers the tokens in the order in which they
-    may be seen. Padding: no block, [B, 1, 1, L]. Causal: block = 0, 1, 2, …. Prefix: 0 on the
-    prefix, then 1, 2, …; both [B, 1, L, L]. Padding is applied last, so no block can undo it.
+    mask [B, L], True at real tokens → [B, 1, 1, L], padding alone. With block [B, L], which numbers
+    the tokens in the order in which they may be seen, → [B, 1, L, L]. Causal: block = 0, 1, 2, …;
+    prefix: 0 on the prefix, then 1, 2, …. Padding is applied last, so no block can undo it.
 
     Source: the cumulative-sum masks of big_vision (Beyer et al., 2022), `make_attn_mask`.
     """
@@ -76,12 +76,12 @@ def attention_mask(mask: Tensor, block: Tensor | None = None) -> Tensor:
 
 
 def split_heads(x: Tensor, H: int) -> Tensor:
-    """[B, L, d] → [B, H, L, d_k] with d_k = d / H. Source: Vaswani et al. (2017), sec. 3.2.2."""
+    """x [B, L, d] → [B, H, L, d_k] with d_k = d / H. Source: Vaswani et al. (2017), sec. 3.2.2."""
     return x.unflatten(-1, (H, -1)).transpose(1, 2)
 
 
 def join_heads(x: Tensor) -> Tensor:
-    """[B, H, L, d_k] → [B, L, d], the inverse of `split_heads`.
+    """x [B, H, L, d_k] → [B, L, d], the inverse of `split_heads`.
 
     Source: Vaswani et al. (2017), sec. 3.2.2.
     """

@@ -1,0 +1,94 @@
+"""Tokens, and the one form of every user error."""
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import HOSTILE, batches, error_line, lengths, normal, tokens
+
+from mmlib.errors import UserError, expected
+from mmlib.tokens import Tokens
+
+sequences = st.builds(lambda B, L, d: (B, L, d), batches, lengths, st.integers(1, 4)).flatmap(
+    lambda shape: tokens(*shape)
+)
+
+
+@given(sequences)
+def test_mean_is_the_mean_over_visible_tokens(x: Tokens):
+    rows = [
+        v[m].mean(0) if m.any() else torch.zeros(v.shape[1])
+        for v, m in zip(x.value, x.mask, strict=True)
+    ]
+    assert torch.allclose(x.mean(), torch.stack(rows).double(), atol=1e-15)
+
+
+@given(sequences, st.sampled_from(HOSTILE))
+def test_masked_values_have_no_influence_on_the_mean_nor_on_its_gradient(x: Tokens, hostile):
+    filled = x.value.masked_fill(~x.mask.unsqueeze(-1), hostile).requires_grad_()
+    mean = Tokens(filled, x.mask).mean()
+    assert torch.equal(mean, x.mean())
+    mean.sum().backward()
+    share = x.mask / x.mask.sum(1, keepdim=True).clamp(min=1)
+    assert torch.allclose(filled.grad, share.unsqueeze(-1).expand_as(filled).double())
+
+
+@given(sequences)
+def test_visible_keeps_what_is_visible_and_zeroes_the_rest(x: Tokens):
+    visible = x.visible()
+    assert torch.equal(visible[x.mask], x.value[x.mask])
+    assert not visible[~x.mask].any()
+
+
+@given(sequences)
+def test_absent_tokens_keep_their_shape_and_have_mean_zero(x: Tokens):
+    absent = x.absent()
+    assert torch.equal(absent.value, x.value) and absent.mask.shape == x.mask.shape
+    assert not absent.mask.any() and not absent.mean().any()
+
+
+def test_all_visible_hides_nothing():
+    value = normal(0, 2, 3, 4)
+    x = Tokens.all_visible(value)
+    assert x.mask.dtype == torch.bool and x.mask.all()
+    assert torch.allclose(x.mean(), value.mean(1), atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_mean_keeps_the_dtype(dtype):
+    x = Tokens(normal(0, 2, 3, 4, dtype=dtype), torch.tensor([[True, True, False], [False] * 3]))
+    assert x.mean().dtype == dtype and x.visible().dtype == dtype
+
+
+def test_tokens_cannot_be_changed_in_place():
+    x = Tokens.all_visible(normal(0, 2, 3, 4))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        x.mask = ~x.mask
+
+
+def test_a_value_without_the_token_axis_is_named():
+    with pytest.raises(UserError) as error:
+        Tokens.all_visible(torch.zeros(2, 4))
+    error_line(error, "[B, L, d]", "[2, 4]")
+
+
+@pytest.mark.parametrize(
+    "mask, got",
+    [
+        (torch.ones(2, 3), "torch.float32 [2, 3]"),
+        (torch.ones(2, 4, dtype=torch.bool), "torch.bool [2, 4]"),
+        (torch.ones(3, dtype=torch.bool), "torch.bool [3]"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_named(mask, got):
+    with pytest.raises(UserError) as error:
+        Tokens(torch.zeros(2, 3, 4), mask)
+    error_line(error, "boolean", "[2, 3]", got)
+
+
+def test_an_error_is_a_value_error_of_one_line():
+    error = expected("a cat", "a dog", "ask the vet")
+    assert isinstance(error, ValueError)
+    assert str(error) == "expected a cat, got a dog; ask the vet"
