@@ -226,7 +226,7 @@ def _coverage(shape: int, size: int) -> np.ndarray:
 
 
 def _corners(shape: int, reach: int) -> list[tuple[int, int]]:
-    """Corners of a square, triangle or star about (0, 0), none farther off than `reach`."""
+    """Corners of a square, triangle or star about (0, 0), `reach` away but for rounding."""
     turns, inner = {
         "square": ((1 / 8, 3 / 8, 5 / 8, 7 / 8), 1.0),
         "triangle": ((0, 1 / 3, 2 / 3), 1.0),
@@ -235,8 +235,10 @@ def _corners(shape: int, reach: int) -> list[tuple[int, int]]:
     corners = []
     for step, turn in enumerate(turns):
         length = reach * (inner if step % 2 else 1.0)
-        angle = 2 * math.pi * turn
-        corners.append((round(length * math.sin(angle)), round(-length * math.cos(angle))))
+        x = length * math.sin(2 * math.pi * turn)
+        y = -length * math.cos(2 * math.pi * turn)
+        # A little less, so that no half (a large triangle's base) hangs on a machine's rounding.
+        corners.append((round(x - 1e-6), round(y - 1e-6)))
     return corners
 
 
