@@ -1,0 +1,92 @@
+"""Run a long experiment piece by piece and write its record.
+
+    python tools/record.py NAME [UNIT …]
+
+tools/records/NAME.py holds UNITS, {unit: function(folder) -> JSON values}, and summarize({unit:
+values}) -> the record. A finished unit is kept in runs/records/NAME/UNIT.json, so a run that was
+cut off goes on with the next one (and a unit that trains goes on within its folder). Named units
+alone are run where some are named; the record is written when all are there.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import platform
+import sys
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def versions() -> dict[str, str]:
+    """What the figures depend on, besides the code."""
+    import numpy
+    import PIL
+    import torch
+    import transformers
+
+    return {
+        "python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__,
+        "transformers": transformers.__version__, "pillow": PIL.__version__,
+    }  # fmt: skip
+
+
+def load(name: str) -> Any:
+    """The module tools/records/NAME.py."""
+    path = ROOT / "tools" / "records" / f"{name}.py"
+    known = sorted(p.stem for p in path.parent.glob("*.py") if not p.stem.startswith("_"))
+    if name not in known:
+        raise SystemExit(f"expected a record of {', '.join(known)}, got '{name}'; choose one")
+    spec = importlib.util.spec_from_file_location(f"records.{name}", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def main(name: str, wanted: list[str]) -> None:
+    """Run what is missing of the record NAME; write book/results/NAME.json when all is there."""
+    from mmlib.checkpoints import write_whole
+
+    record = load(name)
+    unknown = set(wanted) - set(record.UNITS)
+    if unknown:
+        raise SystemExit(
+            f"expected units of {', '.join(record.UNITS)}, got {', '.join(unknown)}; choose some"
+        )
+    folder = ROOT / "runs" / "records" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for unit in wanted or record.UNITS:
+        path = folder / f"{unit}.json"
+        if path.exists():
+            continue
+        print(f"{name}: {unit}", flush=True)
+        start = time.monotonic()
+        values = record.UNITS[unit](folder / unit)
+        values.setdefault("seconds", round(time.monotonic() - start, 1))
+        write_whole(path, json.dumps(values, indent=1).encode())
+    missing = [unit for unit in record.UNITS if not (folder / f"{unit}.json").exists()]
+    if missing:
+        print(f"{name}: not yet done: {', '.join(missing)}")
+        return
+    units = {unit: json.loads((folder / f"{unit}.json").read_text("utf8")) for unit in record.UNITS}
+    result = {
+        "command": f"make record NAME={name}", "date": date.today().isoformat(),
+        "versions": versions(), "device": "cpu",
+        "seconds": round(sum(values["seconds"] for values in units.values()), 1),
+        **record.summarize(units),
+    }  # fmt: skip
+    path = ROOT / "book" / "results" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
+    print(f"{name}: written to {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        raise SystemExit("expected the name of a record, got none; see tools/records")
+    main(sys.argv[1], sys.argv[2:])
