@@ -55,8 +55,8 @@ def balanced_accuracy(prediction: Sequence[int], target: Sequence[int]) -> float
 
     prediction and target [N]. Source: Brodersen et al. (2010).
     """
-    prediction, target = np.asarray(prediction), np.asarray(target)
-    return float(np.mean([(prediction[target == c] == c).mean() for c in np.unique(target)]))
+    right, classes = np.asarray(prediction) == np.asarray(target), np.asarray(target)
+    return float(np.mean([right[classes == c].mean() for c in np.unique(classes)]))
 
 
 def accuracy_by_kind(

@@ -192,7 +192,7 @@ def fit(task: Task, how: Optimization, out: Path, recipe: Mapping[str, Any]) -> 
                 group["lr"] = how.rate(step)
             losses = take_step(task, module, optimizer, accelerator, how, batch, step)
             done = step + 1
-            entry = {"step": done, "rate": how.rate(step), **losses}
+            entry: dict[str, Any] = {"step": done, "rate": how.rate(step), **losses}
             if done % how.evaluate_every == 0 or done == how.steps:
                 entry["score"] = task.score()
                 if entry["score"]["overall"] > state["best"]:
