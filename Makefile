@@ -76,7 +76,7 @@ record: $(VENV)/.weights
 ## make notebooks  run every chapter in place, write the records' numbers into the prose
 notebooks: $(VENV)/.weights
 	$(VENV)/bin/python tools/run_notebooks.py notebooks/*.ipynb
-	$(VENV)/bin/python tools/fill_numbers.py --write
+	$(VENV)/bin/python tools/fill_pages.py --write
 
 ## make mutants    plant each known fault and see which test kills it
 mutants: $(VENV)/.weights

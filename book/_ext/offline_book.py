@@ -6,7 +6,9 @@
    output, where `mmlib.figures.show` puts it; a picture without is a warning.
 3. `\\tag{4.1}` in a displayed equation makes it a target: `[(4.1)](#eq-4.1)` links to it. The
    number is part of the formula, so it shows in Colab and on GitHub too.
-4. The first page gets a plain redirect with a title and an icon, and GitHub Pages its .nojekyll.
+4. A quotation that begins with **Exercise** or **Predict**, and a table's number with its interval,
+   are marked for the stylesheet.
+5. The first page gets a plain redirect with a title and an icon, and GitHub Pages its .nojekyll.
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ CSS_ADDRESS = re.compile(
     r"(?:@import\s+(?:url\()?|url\()\s*['\"]?\s*((?:https?:)?//[^'\")\s]+)", re.IGNORECASE
 )
 CSS_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
+NUMBER = re.compile(r"[+−-]?\d[\d.,]*\s?%?( \[.*\])?")  # with its interval, or without
 TAG = re.compile(r"\\tag\{(\d+\.\d+)\}")
 
 
@@ -130,6 +133,21 @@ class TaggedEquations(SphinxTransform):
             self.env.get_domain("std").anonlabels[name] = (self.env.docname, nodes.make_id(name))
 
 
+class MarkedParts(SphinxTransform):
+    """Classes for the stylesheet: what asks something of the reader, numbers that may not break."""
+
+    default_priority = 400
+
+    def apply(self, **kwargs: Any) -> None:
+        for node in self.document.findall(nodes.block_quote):
+            word = node.astext().lstrip().split(" ", 1)[0].lower()
+            if word in ("exercise", "predict"):
+                node["classes"].append(f"mm-{word}")
+        for node in self.document.findall(nodes.entry):
+            if NUMBER.fullmatch(node.astext().strip()):
+                node["classes"].append("mm-number")
+
+
 def take_alt_from_outputs() -> None:
     """Let myst-nb write the alternative text that an output's metadata holds."""
     original = NbElementRenderer.render_image
@@ -164,7 +182,7 @@ def finish(app: Sphinx, error: Exception | None) -> None:
     Path(app.outdir, "index.html").write_text(
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f"<title>{app.config.html_title or app.config.project}</title>"
-        f'<link rel="icon" href="_static/mark.svg">'
+        f'<link rel="icon" href="data:,">'
         f'<meta http-equiv="refresh" content="0; url={start}"></head>'
         f'<body><p><a href="{start}">Start here</a></p></body></html>\n',
         "utf8",
@@ -182,6 +200,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
         app.add_config_value("comments_config", {}, "")
     app.add_js_file("mm-book.js", priority=900)
     app.add_transform(TaggedEquations)
+    app.add_transform(MarkedParts)
     take_alt_from_outputs()
     app.connect("doctree-read", warn_of_missing_alt)
     app.connect("build-finished", finish)

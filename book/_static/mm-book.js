@@ -15,6 +15,15 @@ function repair() {
     ".bd-article pre, .bd-article div.math, .bd-article .cell_output > .output, .pst-scrollable-table-container"))
     if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;
 }
+// A folded cell that begins with "#@title Solution of 4.2" is named so, as it is in Colab.
+function nameFolded() {
+  for (const summary of document.querySelectorAll("details.hide.above-input > summary")) {
+    const title = summary.closest(".cell")?.querySelector("pre")?.textContent.match(/^#\s*@title (.+)/);
+    if (title) for (const text of summary.querySelectorAll("span, p")) text.textContent = title[1];
+  }
+}
+document.addEventListener("DOMContentLoaded", nameFolded);
+
 let wait;
 new MutationObserver(() => { clearTimeout(wait); wait = setTimeout(repair, 100); })
   .observe(document.documentElement, {childList: true, subtree: true});

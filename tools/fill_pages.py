@@ -1,7 +1,7 @@
-"""Write the numbers of the records into the prose, between HTML comments.
+"""Write what is computed into the pages, between HTML comments: numbers, tables, references.
 
-    python tools/fill_numbers.py            # names what is out of date, and fails
-    python tools/fill_numbers.py --write    # brings it up to date
+    python tools/fill_pages.py            # names what is out of date, and fails
+    python tools/fill_pages.py --write    # brings it up to date
 
 In a line of a page or of a notebook's Markdown cell (never as the first thing on a line: Markdown
 would take the whole line for HTML):
@@ -13,7 +13,8 @@ Python's, where `%` is written with a space (97.1 %); `minutes` for seconds; `le
 value {mean, low, high} is written with its interval: 97.1 % [96.2, 97.9].
 
 On lines of their own, `<!-- block: records -->` and `<!-- /block -->` enclose a table of all
-records, `<!-- block: mutants -->` that of the planted faults.
+records, `<!-- block: mutants -->` that of the planted faults, `<!-- block: references -->` the list
+of book/references.bib, each with a target: `[Vaswani et al. (2017)](#vaswani2017)` links to it.
 """
 
 import json
@@ -28,6 +29,7 @@ import nbformat
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "book" / "results"
 INTERVAL = {"mean", "low", "high"}
+NO_BREAK = "\u00a0"  # a number and its interval stay on one line
 SPAN = re.compile(r"<!-- record: (\S+) (\S+) -->(.*?)<!-- /record -->", re.DOTALL)
 BLOCK = re.compile(r"^<!-- block: (\w+) -->\n(.*?)^<!-- /block -->$", re.DOTALL | re.MULTILINE)
 
@@ -59,14 +61,15 @@ def look_up(path: str) -> Any:
 def write_value(value: Any, how: str) -> str:
     """A value of a record as the prose shows it."""
     if isinstance(value, dict) and INTERVAL <= set(value):
-        low, high = (write_value(value[k], how).removesuffix(" %") for k in ("low", "high"))
-        return f"{write_value(value['mean'], how)} [{low}, {high}]"
+        mean, low, high = (write_value(value[k], how) for k in ("mean", "low", "high"))
+        low, high = (text.removesuffix(f"{NO_BREAK}%") for text in (low, high))
+        return f"{mean} [{low}, {high}]".replace(" ", NO_BREAK)
     if how == "length":
         return str(len(value))
     if how == "minutes":
-        return f"{value / 60:.0f} min"
+        return f"{value / 60:.0f}{NO_BREAK}min"
     if how.endswith("%"):
-        return f"{100 * value:{how[:-1]}f} %"
+        return f"{100 * value:{how[:-1]}f}{NO_BREAK}%"
     return format(value, how)
 
 
@@ -120,7 +123,45 @@ def mutants_block() -> str:
     return table(["fault", "file", "killed by"], rows)
 
 
-BLOCKS = {"records": records_block, "mutants": mutants_block}
+def bibliography() -> dict[str, dict[str, str]]:
+    """Key -> fields of each entry of book/references.bib, which has one field a line."""
+    entries = {}
+    text = (ROOT / "book" / "references.bib").read_text("utf8")
+    for key, body in re.findall(r"^@\w+\{(\w+),\n(.*?)^\}$", text, re.DOTALL | re.MULTILINE):
+        fields = re.findall(r"^  (\w+) = \{(.*)\},?$", body, re.MULTILINE)
+        entries[key] = {name: re.sub(r"[{}]", "", value) for name, value in fields}
+    return entries
+
+
+def short_name(entry: dict[str, str]) -> str:
+    """How prose names an entry: Hessel and Lee (2020), Vaswani et al. (2017)."""
+    family = [author.split(",")[0] for author in entry["author"].split(" and ")]
+    names = " and ".join(family) if len(family) <= 2 else f"{family[0]} et al."
+    return f"{names} ({entry['year']})"
+
+
+def references_block() -> str:
+    """The list of references, by name and year."""
+    parts = []
+    for key, entry in sorted(bibliography().items(), key=lambda item: short_name(item[1])):
+        authors = [" ".join(reversed(a.split(", "))) for a in entry["author"].split(" and ")]
+        venue = entry.get("booktitle") or entry.get("journal") or entry.get("publisher")
+        details = [venue] if venue else []
+        if "volume" in entry:
+            number = f"({entry['number']})" if "number" in entry else ""
+            details.append(f"volume {entry['volume']}{number}")
+        if "pages" in entry:
+            details.append(f"pages {entry['pages'].replace('--', '–')}")
+        preprint = entry.get("note", "").removeprefix("arXiv:")
+        everybody = ", ".join(authors).replace(", others", " and others")
+        line = f"**{short_name(entry)}.** {everybody}. *{entry['title']}*."
+        line += f" {', '.join(details)}." if details else ""
+        line += f" [arXiv:{preprint}](https://arxiv.org/abs/{preprint})." if preprint else ""
+        parts.append(f"({key})=\n{line}\n".replace("!*.", "!*"))
+    return "\n".join(parts)
+
+
+BLOCKS = {"records": records_block, "mutants": mutants_block, "references": references_block}
 
 
 def fill(text: str) -> str:
