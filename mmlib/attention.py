@@ -176,12 +176,22 @@ class TransformerBlock(nn.Module):
         streams are the other modalities; x itself joins them under the name `own`, after the norm
         where that comes first.
         """
-        y = Tokens(self.norm_mix(x.value), x.mask) if self.norm_first else x
-        asking = Tokens(y.value[:, :queries], y.mask[:, :queries])
-        h = x.value[:, :queries] + self.dropout(self.mix(asking, {**streams, own: y}))
+        asking, streams = self.mixed(x, streams, own, queries)
+        h = x.value[:, :queries] + self.dropout(self.mix(asking, streams))
         if self.norm_first:
             h = h + self.dropout(self.feed(self.norm_feed(h)))
         else:
             h = self.norm_mix(h)
             h = self.norm_feed(h + self.dropout(self.feed(h)))
         return Tokens(h, asking.mask)
+
+    def mixed(
+        self,
+        x: Tokens,
+        streams: Mapping[str, Tokens],
+        own: str = "text",
+        queries: int | None = None,
+    ) -> tuple[Tokens, dict[str, Tokens]]:
+        """What `mix` is given: the asking tokens [B, L or queries, d], and all the streams."""
+        y = Tokens(self.norm_mix(x.value), x.mask) if self.norm_first else x
+        return Tokens(y.value[:, :queries], y.mask[:, :queries]), {**streams, own: y}

@@ -72,11 +72,12 @@ class Trace:
     """What a forward pass computed, for training signals and for looking inside.
 
     logits [B, C]; layers[l] the query tokens [B, L, d] after fusion layer l (the last one holds
-    only the first token); image the picture's tokens [P, L_i, d].
+    only the first token); text [B, L, d] and image [P, L_i, d] the tokens as they enter fusion.
     """
 
     logits: Tensor
     layers: tuple[Tokens, ...]
+    text: Tokens
     image: Tokens
 
 
@@ -154,16 +155,33 @@ class MultimodalBert(nn.Module):
 
     def fuse(self, text: Tokens, image: Tokens) -> Trace:
         """The model above its encoders: text [B, L_t, d], image [P, L_i, d], both projected."""
-        text = Tokens(text.value + self.modality.weight[0], text.mask)
+        entering = text = Tokens(text.value + self.modality.weight[0], text.mask)
         image = Tokens(image.value + self.modality.weight[1], image.mask)
         if self.pooled:
             first = Tokens(text.value[:, :1], text.mask[:, :1])
             h = Tokens(self.fusion[0](first, {"text": text, "image": image}), first.mask)
-            return Trace(self.head(h.value[:, 0]), (h,), image)
+            return Trace(self.head(h.value[:, 0]), (h,), entering, image)
         states: list[Tokens] = []
         for number, block in enumerate(self.fusion):
             # the head reads only the first token, so the last layer computes no other
             queries = 1 if number == len(self.fusion) - 1 else None
             text = block(text, {"image": image}, queries=queries)
             states.append(text)
-        return Trace(self.head(text.value[:, 0]), tuple(states), image)
+        return Trace(self.head(text.value[:, 0]), tuple(states), entering, image)
+
+    def weights(
+        self, text_input: Mapping[str, Tensor], image_input: Tensor
+    ) -> list[dict[str, Tensor]]:
+        """Where each layer of merged attention looks: {modality: [B, H, L_q, L_m]} a layer.
+
+        The first query of the last layer is the one that answers. Raises UserError for another
+        fusion. A weight says what was mixed, not what decided (chapter 09).
+        """
+        if not all(hasattr(getattr(block, "mix", None), "weights") for block in self.fusion):
+            raise expected("merged attention", "another fusion", "choose fusion='merged'")
+        trace = self.trace(text_input, image_input)
+        asked = (trace.text, *trace.layers[:-1])
+        return [
+            block.mix.weights(*block.mixed(text, {"image": trace.image}))
+            for block, text in zip(self.fusion, asked, strict=True)
+        ]
