@@ -17,7 +17,7 @@ from mmlib.encoders import (
     small_bert,
 )
 from mmlib.errors import expected
-from mmlib.fusion import FUSIONS, build_fusion
+from mmlib.fusion import FUSIONS, MergedAttention, build_fusion
 from mmlib.tokens import Tokens
 
 MODALITIES = ("text", "image")
@@ -177,11 +177,12 @@ class MultimodalBert(nn.Module):
         The first query of the last layer is the one that answers. Raises UserError for another
         fusion. A weight says what was mixed, not what decided (chapter 09).
         """
-        if not all(hasattr(getattr(block, "mix", None), "weights") for block in self.fusion):
-            raise expected("merged attention", "another fusion", "choose fusion='merged'")
+        looking = []
         trace = self.trace(text_input, image_input)
         asked = (trace.text, *trace.layers[:-1])
-        return [
-            block.mix.weights(*block.mixed(text, {"image": trace.image}))
-            for block, text in zip(self.fusion, asked, strict=True)
-        ]
+        for block, text in zip(self.fusion, asked, strict=True):
+            mix = getattr(block, "mix", None)
+            if not isinstance(block, TransformerBlock) or not isinstance(mix, MergedAttention):
+                raise expected("merged attention", "another fusion", "choose fusion='merged'")
+            looking.append(mix.weights(*block.mixed(text, {"image": trace.image})))
+        return looking
