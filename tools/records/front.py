@@ -1,0 +1,86 @@
+"""The picture on the front page: a scene, a question, the model's answer, and where it looked.
+
+The scene is the first of the test stream that has six things and a question of reference, so it is
+not chosen for its answer. The model is seed 0 of the record scenes_small.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.patches import Rectangle
+
+from mmlib import figures
+from mmlib.checkpoints import write_whole
+from mmlib.errors import expected
+from mmlib.fusion import modality_share
+from mmlib.scene_task import STREAMS, load_task, tensors
+from mmlib.scenes import ANSWERS, CELLS, sample_questions
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN = ROOT / "runs" / "records" / "scenes_small" / "seed_0"
+SIDE = 8  # pixels of a cell
+
+
+def draw(folder: Path) -> dict[str, Any]:
+    """Ask the model, draw the picture into book/_static/front.png, return what it shows."""
+    if not (RUN / "best").exists():
+        raise expected("the trained seed 0", "none", "make record NAME=scenes_small first")
+    task = load_task(RUN)
+    task.model.eval()
+    rng = np.random.default_rng([STREAMS["test"], 0])
+    scene, asked = sample_questions(rng, (6, 6), 1, {"reference": 1.0})
+    question, batch = asked[0], tensors([(scene, asked)])
+    text = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    pixels = batch["pictures"].permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.inference_mode():
+        trace = task.model.trace(text, pixels)
+        looking = task.model.weights(text, pixels)
+        words = trace.layers[task.grounding_layer].value
+        pointing = task.supervision.point(words, trace.image.value)[0]
+    probability = trace.logits[0].softmax(-1)
+    answer = ANSWERS[int(probability.argmax())]
+    # the first query of the last layer is the one whose state the answer is read from
+    looked = looking[-1]["image"][0, :, 0].mean(0)
+    share = float(modality_share(looking[-1])["image"][0, :, 0].mean())
+    word, _ = question.phrases[0]
+    named = int(pointing[word + 1].argmax())
+
+    plt.rcParams.update(figures.STYLE)
+    figure, axes = plt.subplots(1, 2, figsize=(6.4, 3.5))
+    for axis, title in zip(axes, ("What it was shown", "Where it looked"), strict=True):
+        axis.imshow(batch["pictures"][0].numpy(), interpolation="nearest")
+        axis.set_title(title, fontsize=10)
+        axis.set_axis_off()
+    heat = np.kron((looked / looked.max()).reshape(CELLS, CELLS).numpy(), np.ones((SIDE, SIDE)))
+    veil = np.zeros((*heat.shape, 4))
+    veil[..., 3] = 0.72 * (1 - heat)  # what is not looked at is dark
+    axes[1].imshow(veil, interpolation="nearest")
+    corner = (named % CELLS * SIDE - 0.5, named // CELLS * SIDE - 0.5)
+    axes[1].add_patch(Rectangle(corner, SIDE, SIDE, fill=False, lw=2, ec=figures.IMAGE))
+    figure.suptitle(f"{question.text}?  →  {answer}", fontsize=11, fontweight="bold")
+    png = figures.png_bytes(figure)
+    write_whole(ROOT / "book" / "_static" / "front.png", png)
+    thing = question.text.split(" the ")[-1]
+    return {
+        "question": question.text,
+        "truth": question.answer,
+        "answer": answer,
+        "probability": float(probability.max()),
+        "share_of_picture": share,
+        "named": thing,
+        "alt": "Six coloured shapes, and beside them the same picture with everything dark but "
+        f"the cells that the model attended to. Asked “{question.text}?” it answers “{answer}”; "
+        f"a frame marks the cell that it takes for the {thing}.",
+    }
+
+
+UNITS = {"picture": draw}
+
+
+def summarize(units: dict[str, Any]) -> dict[str, Any]:
+    return {"recipe": "seed 0 of scenes_small", **units["picture"]}
