@@ -192,6 +192,6 @@ class TransformerBlock(nn.Module):
         own: str = "text",
         queries: int | None = None,
     ) -> tuple[Tokens, dict[str, Tokens]]:
-        """What `mix` is given: the asking tokens [B, L or queries, d], and all the streams."""
+        """What `mix` is given: x [B, L, d] → who asks [B, L or queries, d], and all the streams."""
         y = Tokens(self.norm_mix(x.value), x.mask) if self.norm_first else x
         return Tokens(y.value[:, :queries], y.mask[:, :queries]), {**streams, own: y}

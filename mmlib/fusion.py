@@ -96,7 +96,7 @@ def warn_of_one_key(keys: Tokens) -> None:
 
 
 class LateFusion(Fusion):
-    """Each modality gives its opinion, the opinions are added: Σ_m W_m mean(m) + b, eq. (4.4).
+    """Each modality gives its opinion, the opinions are added: Σ_m W_m mean(m) + b, eq. (4.6).
 
     With a linear head this is a sum of logits, so no answer can depend on how the modalities
     combine. A missing modality adds nothing. Source: Baltrušaitis et al. (2019), sec. 6.1.
@@ -276,7 +276,10 @@ class MergedAttention(Fusion):
         return self.W_o(join_heads(attention(q, k, v, mask)))
 
     def weights(self, query: Tokens, streams: Streams) -> dict[str, Tensor]:
-        """The attention on each modality's tokens, {modality: [B, H, L_q, L_m]}; they sum to 1."""
+        """query [B, L_q, d] → its attention on each modality's tokens {modality: [B, H, L_q, L_m]}.
+
+        A query's weights sum to 1 over all modalities.
+        """
         q, k, mask = self._scores(query, streams)
         lengths = [streams[m].value.shape[1] for m in self.modalities]
         parts = attention_weights(q, k, mask).split(lengths, -1)

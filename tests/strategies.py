@@ -37,7 +37,7 @@ def error_line(error: pytest.ExceptionInfo[BaseException], *parts: str) -> None:
 def normal(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     """Standard normal numbers of that shape, fixed by the seed."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
 @st.composite

@@ -500,6 +500,7 @@ def test_the_shapes_in_the_docstrings_are_true():
         module.forward: [{}, {"mask": None}],
         module.weights: [{}],
         block.forward: [{"streams": {}}, {"streams": {}, "queries": 3}],
+        block.mixed: [{"streams": {}}, {"streams": {}, "queries": 3}],
     }
     for function, calls in checked.items():
         check_shapes(function, *calls)
