@@ -31,17 +31,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Interrupted as stopped:
         print(f"mmlib: {stopped}", file=sys.stderr)
         return 130
+    except KeyboardInterrupt:  # a second Ctrl-C, or one before or after the steps
+        print("mmlib: stopped; what is saved is whole, go on with --resume", file=sys.stderr)
+        return 130
     except UserError as error:
         print(f"mmlib: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        line = expected("files that can be read and written", f"'{error}'", "mend that path")
+        print(f"mmlib: {line}", file=sys.stderr)
+        return 2
     return 0
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, as all of a user's mistakes are."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        """Print the line and leave with exit code 2."""
+        self.exit(2, f"mmlib: {message}; see {self.prog} --help\n")
 
 
 def _parser() -> argparse.ArgumentParser:
     from mmlib.scene_task import SceneRecipe
     from mmlib.tabular import TableRecipe
 
-    parser = argparse.ArgumentParser(prog="mmlib", description="Train and question a fusion model.")
+    parser = Parser(prog="mmlib", description="Train and question a fusion model.")
     commands = parser.add_subparsers(required=True, metavar="train | evaluate | predict | data")
 
     train = commands.add_parser(
@@ -53,8 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--resume", type=Path, metavar="RUN", help="go on with a run that was cut off"
     )
-    _add_fields(train.add_argument_group("the generated world"), SceneRecipe)
-    _add_fields(train.add_argument_group("a table"), TableRecipe)
+    options: dict[str, argparse.Action] = {}
+    _add_fields(train.add_argument_group("the generated world"), SceneRecipe, options)
+    _add_fields(train.add_argument_group("a table"), TableRecipe, options)
     train.set_defaults(run=_train)
 
     evaluate = commands.add_parser("evaluate", help="score a run and the controls beside it")
@@ -88,14 +104,17 @@ def _leaves(recipe: type) -> dict[str, tuple[Any, Any]]:
     return found
 
 
-def _add_fields(group: argparse._ArgumentGroup, recipe: type) -> None:
-    """One option a field; a field that another recipe has too is the same option."""
-    parser = group._container  # type: ignore[attr-defined]
+def _add_fields(
+    group: argparse._ArgumentGroup, recipe: type, options: dict[str, argparse.Action]
+) -> None:
+    """One option a field; a field that another recipe has too, in `options`, is the same option."""
     for name, (hint, default) in _leaves(recipe).items():
         option = "--" + name.replace("_", "-")
-        if option in parser._option_string_actions:
-            continue
         shown = "" if default in (None, dataclasses.MISSING) else f"(default {default})"
+        if name in options:
+            if options[name].help != shown:
+                options[name].help = f"{options[name].help} {shown.replace('(', '(a table: ')}"
+            continue
         values: dict[str, Any] = {"default": None, "help": shown.replace("%", "%%")}
         if typing.get_origin(hint) is tuple:
             values |= {"nargs": 2, "type": int, "metavar": ("LOW", "HIGH")}
@@ -103,7 +122,7 @@ def _add_fields(group: argparse._ArgumentGroup, recipe: type) -> None:
             values |= {"type": _truth, "metavar": "true|false"}
         else:
             values |= {"type": _plain(hint), "metavar": _plain(hint).__name__.upper()}
-        group.add_argument(option, **values)
+        options[name] = group.add_argument(option, **values)
 
 
 def _plain(hint: Any) -> type:

@@ -30,15 +30,20 @@ def cross_entropy(
 def label_weight(target: Tensor, weight: Tensor | None = None, ignore: int = -1) -> Tensor:
     """The divisor of a mean loss: the labels in target [N], each at its class weight [C]."""
     labels = target[target != ignore]
+    if weight is not None:
+        check_labels(labels, len(weight), ignore)
     return weight[labels].sum() if weight is not None else labels.new_tensor(len(labels)).float()
 
 
-def check_labels(target: Tensor, classes: int, ignore: int = -1) -> None:
-    """Raises UserError where target [N] holds what is neither a class, 0 to C − 1, nor `ignore`."""
+def check_labels(target: Tensor, classes: int, ignore: int = -1, where: str = "") -> None:
+    """Raises UserError where target [N] holds what is neither a class, 0 to C − 1, nor `ignore`.
+
+    where, as in "batch 3", is named in the message.
+    """
     wrong = target[(target != ignore) & ((target < 0) | (target >= classes))]
     if len(wrong):
         raise expected(
             f"labels from 0 to {classes - 1}",
-            int(wrong[0]),
+            f"{int(wrong[0])}{where and f' at {where}'}",
             "number the classes from 0, or build the head with more classes",
         )

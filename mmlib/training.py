@@ -20,11 +20,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from mmlib.checkpoints import load_checkpoint, save_checkpoint
+from mmlib.checkpoints import load_checkpoint, save_checkpoint, write_whole
 from mmlib.errors import UserError, expected
 from mmlib.losses import check_labels
 
@@ -43,7 +44,8 @@ def train(
     for number, (text_input, image_input, target) in enumerate(dataloader):
         optimizer.zero_grad()
         output = model(text_input, image_input)
-        check_labels(target, output.shape[-1])
+        ignore = getattr(criterion, "ignore_index", -1)
+        check_labels(target, output.shape[-1], ignore, f"batch {number}")
         loss = criterion(output, target)
         require_finite(loss, f"batch {number}")
         loss.backward()
@@ -61,6 +63,15 @@ def require_finite(loss: Tensor, where: str) -> None:
         )  # fmt: skip
 
 
+@contextmanager
+def naming(where: str) -> Iterator[None]:
+    """Adds the place, as in "step 12 of seed 0", to a user error raised within."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error} ({where})") from error
+
+
 @dataclass(frozen=True)
 class Optimization:
     """How the steps are taken; every schedule counts steps, never the clock.
@@ -69,6 +80,8 @@ class Optimization:
     `floor` of it; clip bounds the gradient's norm; accumulate splits a batch into that many
     pieces; workers make batches beside the training; checkpoint and evaluate every so many steps.
     precision is "no" or "bf16". Source: Loshchilov & Hutter (2017; 2019).
+
+    Raises UserError for a figure with which no step can be taken.
     """
 
     steps: int = 2000
@@ -82,6 +95,18 @@ class Optimization:
     checkpoint_every: int = 100
     evaluate_every: int = 100
     precision: str = "no"
+
+    def __post_init__(self) -> None:
+        least = {
+            "steps": 1, "warmup": 0, "accumulate": 1, "workers": 0, "checkpoint_every": 1,
+            "evaluate_every": 1, "learning_rate": 0, "weight_decay": 0, "floor": 0, "clip": 0,
+        }  # fmt: skip
+        for name, bound in least.items():
+            # not "<": a NaN is refused as well
+            if not getattr(self, name) >= bound:
+                raise expected(f"{name} of {bound} or more", getattr(self, name), "raise it")
+        if self.precision not in ("no", "bf16"):
+            raise expected("precision no or bf16", f"'{self.precision}'", "choose one")
 
     def rate(self, step: int) -> float:
         """The learning rate of that step, counted from 0."""
@@ -126,8 +151,16 @@ class Batches(Dataset):
     def __init__(self, task: Task):
         self.task = task
 
-    def __getitem__(self, step: int) -> dict[str, Tensor]:
-        return self.task.batch(step)
+    def __getitem__(self, step: int) -> dict[str, Tensor] | UserError:
+        try:
+            return self.task.batch(step)
+        except UserError as error:  # raised in a worker it would come with a stack trace around it
+            return error
+
+
+def _leave_interrupts(worker: int) -> None:
+    """Ctrl-C reaches the workers as well, but when to stop is the loop's decision."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class Interrupted(UserError):
@@ -169,6 +202,7 @@ def fit(task: Task, how: Optimization, out: Path, recipe: Mapping[str, Any]) -> 
     Interrupted after Ctrl-C. Source: chapter 07.
     """
     out.mkdir(parents=True, exist_ok=True)
+    AcceleratorState._reset_state()  # or a second run in this process could not change precision
     accelerator = Accelerator(mixed_precision=how.precision, cpu=not torch.cuda.is_available())
     optimizer = torch.optim.AdamW(
         task.module.parameters(), how.learning_rate, (0.9, 0.98), weight_decay=how.weight_decay
@@ -181,12 +215,15 @@ def fit(task: Task, how: Optimization, out: Path, recipe: Mapping[str, Any]) -> 
     loader = DataLoader(
         Batches(task), batch_size=None, sampler=range(state["step"], how.steps),
         num_workers=how.workers, prefetch_factor=4 if how.workers else None,
+        worker_init_fn=_leave_interrupts,
     )  # fmt: skip
     start, before = time.monotonic(), state["seconds"]
     bar = tqdm(total=how.steps, initial=state["step"], unit="step", dynamic_ncols=True)
     step = state["step"]
     with stop_signals() as asked, bar:
         for step, batch in enumerate(loader, state["step"]):
+            if isinstance(batch, UserError):
+                raise batch
             torch.manual_seed(key(task.seed, step))
             for group in optimizer.param_groups:
                 group["lr"] = how.rate(step)
@@ -224,15 +261,17 @@ def take_step(
     one: a mean of the pieces' means would weigh a label by how few it shares its piece with.
     """
     module.train()
+    where = f"step {step} of seed {task.seed}"
     batch = {name: x.to(accelerator.device) for name, x in batch.items()}
-    divisors = {name: x.clamp(min=1e-9) for name, x in task.divisors(batch).items()}
+    with naming(where):
+        divisors = {name: x.clamp(min=1e-9) for name, x in task.divisors(batch).items()}
     total: dict[str, float] = {name: 0.0 for name in divisors}
     for piece in task.pieces(batch, how.accumulate):
-        with accelerator.autocast():
+        with naming(where), accelerator.autocast():
             parts = task.losses(piece)
         shares = {name: part / divisors[name] for name, (part, _) in parts.items()}
         loss = torch.stack(list(shares.values())).sum()
-        require_finite(loss, f"step {step} of seed {task.seed}")
+        require_finite(loss, where)
         accelerator.backward(loss)
         for name, share in shares.items():
             total[name] += share.item()
@@ -243,18 +282,27 @@ def take_step(
 
 
 class Log:
-    """A JSON-lines file that holds each step once: lines past `step` are from a cut-off run."""
+    """A JSON-lines file that holds each step once: lines past `step` are from a cut-off run.
+
+    Raises UserError where the disk is full.
+    """
 
     def __init__(self, path: Path, step: int):
         self.path = path
         lines = path.read_text("utf8").splitlines() if path.exists() else []
         kept = [line for line in lines if _step_of(line) <= step]
-        path.write_text("".join(line + "\n" for line in kept), "utf8")
+        write_whole(path, "".join(line + "\n" for line in kept).encode())
 
     def write(self, entry: Mapping[str, Any]) -> None:
         """Append one entry, on disk before the next step begins."""
-        with self.path.open("a", encoding="utf8") as file:
-            file.write(json.dumps(entry) + "\n")
+        try:
+            with self.path.open("a", encoding="utf8") as file:
+                file.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            raise expected(
+                f"room for a line in {self.path}", error.strerror,
+                "free some space and resume: the last checkpoint is whole",
+            ) from error  # fmt: skip
 
 
 def _step_of(line: str) -> float:
