@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,26 +25,27 @@ from mmlib.evaluation import accuracy_by_kind
 from mmlib.generation import predict
 from mmlib.losses import cross_entropy, label_weight
 from mmlib.models import MultimodalBert, Trace, preset
+from mmlib.scene_batches import (
+    LENGTH,
+    blank_pictures,
+    encode_questions,
+    exchange_pictures,
+    tensors,
+    with_modality,
+)
 from mmlib.scenes import (
     ANSWERS,
-    CELLS,
     COLORS,
     KINDS,
     PIXELS,
     SHAPES,
     SIZES,
     WORDS,
-    Question,
-    Scene,
-    cell_targets,
-    render,
     sample_questions,
 )
+from mmlib.scenes.world import check_objects
 from mmlib.training import Optimization, as_json, fit, key
 
-LENGTH = 12  # [CLS] and the words of the longest question
-ANSWER_INDEX = {answer: index for index, answer in enumerate(ANSWERS)}
-WORD_INDEX = {word: index for index, word in enumerate(WORDS)}
 CELL_CLASSES = (len(COLORS) + 1, len(SHAPES) + 1, len(SIZES) + 1)
 EMPTY_WEIGHT = 0.05  # most cells are empty; at full weight "empty" is learned and nothing else
 EASY_KINDS = ("existence", "counting", "color", "shape", "location")
@@ -79,18 +80,31 @@ class SceneRecipe:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> SceneRecipe:
         """The recipe of a run's recipe.json. Raises UserError where a field is not known."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        if set(values) - known:
-            raise expected(
-                f"a recipe of {', '.join(sorted(known))}", ", ".join(sorted(set(values) - known)),
-                "use the version of mmlib that wrote it",
-            )  # fmt: skip
-        values = dict(values)
+        values, nested = dict(values), dict(values.get("optimization", {}))
+        for kind, given in ((cls, values), (Optimization, nested)):
+            known = {field.name for field in dataclasses.fields(kind)}
+            if unknown := sorted(set(given) - known):
+                raise expected(
+                    f"a recipe of {', '.join(sorted(known))}", ", ".join(unknown),
+                    "use the version of mmlib that wrote it",
+                )  # fmt: skip
         if "objects" in values:
             values["objects"] = tuple(values["objects"])
-        if "optimization" in values:
-            values["optimization"] = Optimization(**values["optimization"])
-        return cls(**values)
+        return cls(**values | {"optimization": Optimization(**nested)})
+
+    def check(self) -> None:
+        """Raises UserError where no batch can be made of these figures."""
+        check_objects(self.objects)
+        for name, least in (("seed", 0), ("pictures", 1), ("questions", 1)):
+            if getattr(self, name) < least:
+                raise expected(f"{name} of {least} or more", getattr(self, name), "raise it")
+        if not 0 <= self.dropout < 1:
+            raise expected("dropout from 0 to 1, without 1", self.dropout, "change it")
+        if self.pictures % self.optimization.accumulate:
+            raise expected(
+                f"accumulate to divide {self.pictures} pictures", self.optimization.accumulate,
+                "change either",
+            )  # fmt: skip
 
     def mixture(self) -> dict[str, float]:
         """Weights of the kinds of question once the curriculum is over."""
@@ -122,11 +136,12 @@ class SceneSupervision(nn.Module):
 class SceneTask:
     """What `fit` needs of the generated world: module, batches, losses, score.
 
-    Raises UserError for a modality that is not "both", "text" or "image", and for a grounding loss
-    with a fusion that has no word states to ground.
+    Raises UserError for a modality that is not "both", "text" or "image", for a grounding loss
+    with a fusion that has no word states to ground, and as `SceneRecipe.check`.
     """
 
     def __init__(self, recipe: SceneRecipe):
+        recipe.check()
         self.recipe, self.seed = recipe, recipe.seed
         if recipe.modality not in ("both", "text", "image"):
             raise expected("modality both, text or image", f"'{recipe.modality}'", "choose one")
@@ -167,10 +182,6 @@ class SceneTask:
 
     def pieces(self, batch: dict[str, Tensor], number: int) -> list[dict[str, Tensor]]:
         """The batch in `number` pieces of whole pictures with their questions."""
-        if self.recipe.pictures % number:
-            raise expected(
-                f"accumulate to divide {self.recipe.pictures} pictures", number, "change either"
-            )
         split = {name: x.chunk(number) for name, x in batch.items()}
         return [{name: parts[i] for name, parts in split.items()} for i in range(number)]
 
@@ -234,67 +245,6 @@ def ask_model(model: MultimodalBert, batch: Mapping[str, Tensor]) -> Trace:
     return model.trace(text, pictures, batch["image_mask"])
 
 
-def encode_questions(texts: Sequence[str]) -> dict[str, Tensor]:
-    """Questions as {"input_ids": [B, 12], "attention_mask": [B, 12]}: [CLS] and one id a word.
-
-    Raises UserError for a word that the world does not know, or a question that is too long.
-    """
-    ids = torch.zeros(len(texts), LENGTH, dtype=torch.long)
-    for row, text in enumerate(texts):
-        words = ["[CLS]", *text.split()]
-        if len(words) > LENGTH:
-            raise expected(f"at most {LENGTH - 1} words a question", len(words) - 1, "ask shorter")
-        unknown = [word for word in words if word not in WORD_INDEX]
-        if unknown:
-            raise expected(
-                "words of the generated world", f"'{unknown[0]}'",
-                "ask as in: what color is the object left of the red circle",
-            )  # fmt: skip
-        ids[row, : len(words)] = torch.tensor([WORD_INDEX[word] for word in words])
-    return {"input_ids": ids, "attention_mask": ids != WORD_INDEX["[PAD]"]}
-
-
-def tensors(pictures: Sequence[tuple[Scene, Sequence[Question]]]) -> dict[str, Tensor]:
-    """P scenes with their questions as a batch, B = P × questions.
-
-    pictures [P, 64, 64, 3] bytes, image_mask [P], cells [P, 64, 3] (0 = empty), input_ids and
-    attention_mask [B, 12], target [B], kind [B], phrases [B, 12]: a cell, or −1.
-    """
-    questions = [question for _, asked in pictures for question in asked]
-    phrases = torch.full((len(questions), LENGTH), -1)
-    for row, question in enumerate(questions):
-        for word, cell in question.phrases:
-            phrases[row, word + 1] = cell  # [CLS] stands before the first word
-    return {
-        "pictures": torch.from_numpy(np.stack([render(scene) for scene, _ in pictures])),
-        "image_mask": torch.ones(len(pictures), dtype=torch.bool),
-        "cells": torch.from_numpy(
-            np.stack([cell_targets(scene).reshape(CELLS * CELLS, 3) for scene, _ in pictures])
-        ).long(),
-        **encode_questions([question.text for question in questions]),
-        "target": torch.tensor([ANSWER_INDEX[question.answer] for question in questions]),
-        "kind": torch.tensor([KINDS.index(question.kind) for question in questions]),
-        "phrases": phrases,
-    }
-
-
-def with_modality(batch: dict[str, Tensor], modality: str) -> dict[str, Tensor]:
-    """The batch with the other modality missing: "text" hides the pictures, "image" the words.
-
-    A hidden text keeps [CLS], which asks nothing; its phrases have no label then.
-    """
-    if modality == "text":
-        return batch | {"image_mask": torch.zeros_like(batch["image_mask"])}
-    if modality == "image":
-        only_first = torch.zeros_like(batch["attention_mask"])
-        only_first[:, 0] = True
-        return batch | {
-            "attention_mask": only_first, "input_ids": batch["input_ids"] * only_first,
-            "phrases": torch.full_like(batch["phrases"], -1),
-        }  # fmt: skip
-    return batch
-
-
 def held_out_questions(
     stream: str, pictures: int, recipe: SceneRecipe, combinations: str = "train"
 ) -> dict[str, Tensor]:
@@ -328,16 +278,6 @@ def answer_questions(
             predictions += ask_model(model, piece).logits.argmax(-1).tolist()
     model.train(was_training)
     return predictions, batch["target"].tolist(), [KINDS[k] for k in batch["kind"].tolist()]
-
-
-def exchange_pictures(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same questions, each about the next picture: what is left is what the text gives away."""
-    return dict(batch) | {"pictures": batch["pictures"].roll(1, 0)}
-
-
-def blank_pictures(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same questions about an empty ground."""
-    return dict(batch) | {"pictures": torch.full_like(batch["pictures"], 237)}
 
 
 def controls(model: MultimodalBert, batch: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
