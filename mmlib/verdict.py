@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmlib.datasets.table import Table, leaks
+from mmlib.datasets.table import Problem, Table, describe, leaks
 from mmlib.evaluation import Interval, balanced_accuracy, interval
 
 SINGLES = {"image_only": "the picture alone", "text_only": "the text alone"}
@@ -158,3 +158,38 @@ def warnings_of(table: Table) -> list[str]:
                 "model may have seen in training what it is tested on"
             )
     return lines
+
+
+NAMES = {
+    "both": "picture and text",
+    "image_only": "picture alone",
+    "text_only": "text alone",
+    "shuffled": "pictures exchanged",
+    "probe_both": "linear, picture and text",
+    "probe_image_only": "linear, picture alone",
+    "probe_text_only": "linear, text alone",
+    "majority": "most frequent label",
+}
+
+
+def describe_report(report: Mapping[str, Any]) -> str:
+    """The report as lines to read: scores and controls in percent, warnings, the sentence."""
+    balanced = {"both": report["balanced_accuracy"], **report["controls"]}
+    plain = {"both": report["accuracy"], **report["controls_accuracy"]}
+    problems = [Problem(**problem) for problem in report["unusable"]]
+    lines = [f"{'%':<26}{'balanced accuracy':<24}accuracy"]
+    for name, words in NAMES.items():
+        lines.append(f"{words:<26}{_percent(balanced[name]):<24}{_percent(plain[name])}")
+    lines.append(
+        f"{report['rows']} rows in {report['groups']} groups, {report['without_picture']} without "
+        f"picture, {report['without_text']} without text, {report['texts_cut']} texts cut."
+    )
+    if problems:
+        lines.append(f"{len(problems)} rows not used: {describe(problems)}.")
+    lines += [f"Warning: {line}." for line in report["warnings"]]
+    return "\n".join([*lines, report["sentence"]])
+
+
+def _percent(score: Interval) -> str:
+    mean, low, high = (f"{100 * score[key]:.1f}" for key in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
