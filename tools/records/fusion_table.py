@@ -100,7 +100,7 @@ def train(row: Row, task: Task, seeds: tuple[int, ...] = SEEDS, steps: int = STE
     for seed in seeds:
         torch.manual_seed(seed)
         models.append(SymbolicModel(task, row.fusion, row.d, HEADS))
-    weights, _ = stack_module_state(models)  # type: ignore[arg-type]
+    weights, _ = stack_module_state(models)
     one, seen = models[0], inputs(row, task)
 
     def loss(w: dict[str, Tensor]) -> Tensor:
@@ -133,34 +133,24 @@ def train(row: Row, task: Task, seeds: tuple[int, ...] = SEEDS, steps: int = STE
 
 def _attention(model: SymbolicModel, weights: dict, row: Row, task: Task) -> dict[str, Tensor]:
     """Merged attention of the first word, mean over heads: {modality: [S, T·P, L_m]}."""
-    texts, pictures = inputs(row, task)
-
-    def look(w: dict[str, Tensor]) -> dict[str, Tensor]:
-        maps = {name: {k.split(".", 1)[1]: v for k, v in w.items() if k.startswith(name)}
-                for name in ("text", "image", "fusion")}  # fmt: skip
-        streams = {
-            "text": Tokens(functional_call(model.text, maps["text"], texts.value), texts.mask),
-            "image": Tokens(
-                functional_call(model.image, maps["image"], pictures.value), pictures.mask
-            ),
-        }
-        return functional_call(_Weights(model.fusion), {f"fusion.{k}": v for k, v in
-                               maps["fusion"].items()}, (streams,))  # fmt: skip
-
+    look, seen = _Look(model), inputs(row, task)
+    named = {f"model.{name}": w for name, w in weights.items()}
     with torch.no_grad():
-        seen = vmap(look)(weights)
-    return {m: w[..., 0, :].mean(2) for m, w in seen.items()}
+        maps = vmap(lambda w: functional_call(look, w, seen))(named)
+    return {m: w[..., 0, :].mean(2) for m, w in maps.items()}
 
 
-class _Weights(torch.nn.Module):
+class _Look(torch.nn.Module):
     """`functional_call` calls forward; this makes forward the attention weights."""
 
-    def __init__(self, fusion: MergedAttention):
+    def __init__(self, model: SymbolicModel):
         super().__init__()
-        self.fusion = fusion
+        self.model = model
 
-    def forward(self, streams: dict[str, Tokens]) -> dict[str, Tensor]:
-        return self.fusion.weights(streams["text"], streams)
+    def forward(self, texts: Tokens, pictures: Tokens) -> dict[str, Tensor]:
+        streams = self.model.streams(texts, pictures)
+        assert isinstance(self.model.fusion, MergedAttention)
+        return self.model.fusion.weights(streams["text"], streams)
 
 
 def cell(row: Row, task: Task) -> dict[str, Any]:
