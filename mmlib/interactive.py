@@ -188,7 +188,7 @@ def _state(s: dict, scale: str, count: str) -> dict:
     where = "halfway between h_t and h_i"
     if abs(alpha - 0.5) > 0.02:
         where = f"{'nearer to h_t' if alpha > 0.5 else 'nearer to h_i'} on the segment between them"
-    alt = f"Scores times {scale}, each cell cut into {count}: {says}, {where}."
+    alt = f"Scores {scale}, each cell cut into {count}: {says}, {where}."
     points = {name: _pixel(s[name]) for name in "tih"}
     return {**points, "bar": round(_WIDTH * alpha, 1), "says": says, "alt": alt}
 

@@ -239,7 +239,7 @@ def _judge_weights(answer: Any) -> str:
         )
     if bool(((margin > 0) == (task.answer == 0)).all()):
         return "not yet. Every answer is the opposite of the right one: look at the sign of W_v."
-    if bool(((v[0] - v[0, 0]).abs() < 1e-9).all()):
+    if bool(((v - v[..., :1, :]).abs() < 1e-9).all()):
         return "not yet. W_v gives every cell the same value, so what is looked at does not matter."
     if bool((named <= 0.5).any()):
         return (

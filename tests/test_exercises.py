@@ -1,0 +1,127 @@
+"""The checker: right answers pass, known wrong ones are named, and no answer is given away."""
+
+import ast
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+
+from mmlib.errors import UserError
+from mmlib.exercises import check, find
+from mmlib.exercises.chapter_04 import EXERCISES
+
+ROOT = Path(__file__).parents[1]
+LISTED = [(name, n) for name, e in EXERCISES.items() for n in range(len(e.wrong))]
+
+
+def said(capsys, name, answer):
+    check(name, answer)
+    return capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("name", [n for n, e in EXERCISES.items() if not e.judge])
+def test_right_answers_are_right(name, capsys):
+    assert said(capsys, name, EXERCISES[name].right) == f"Exercise {name}: right."
+
+
+@pytest.mark.parametrize("name, n", LISTED)
+def test_each_known_mistake_is_named(name, n, capsys):
+    wrong, sentence = EXERCISES[name].wrong[n]
+    text = said(capsys, name, wrong)
+    assert text == f"Exercise {name}: not yet. {sentence}"
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_without_an_answer_it_asks_for_one(name, capsys):
+    assert "no answer yet" in said(capsys, name, None)
+
+
+def test_hints_do_not_give_the_answer_away():
+    for name, exercise in EXERCISES.items():
+        if isinstance(exercise.right, float):
+            for _, sentence in exercise.wrong:
+                assert f"{exercise.right:.2f}" not in sentence, name
+
+
+def test_an_unknown_mistake_is_told_where_to_look(capsys):
+    assert said(capsys, "4.1", 0.123).endswith(EXERCISES["4.1"].look)
+    assert "eq. (4.3)" in said(capsys, "4.3", lambda h_t, s_t, h_i, s_i: 7 * h_t)
+
+
+def test_a_function_that_fails_or_forgets_its_return(capsys):
+    assert "ZeroDivisionError" in said(capsys, "4.5", lambda K: 1 / 0)
+    assert "return" in said(capsys, "4.6", lambda logits: None)
+    assert "a function is asked for" in said(capsys, "4.5", 0.6875)
+    assert "KeyError" in said(capsys, "4.5", lambda K: {}[K])
+
+
+def test_a_wrong_shape_is_named_by_its_shape(capsys):
+    text = said(capsys, "4.6", lambda logits: logits.mean())
+    assert "The shape is []" in text
+
+
+def test_not_finite_is_said(capsys):
+    text = said(capsys, "4.6", lambda logits: logits / 0)
+    assert "not a finite number" in text
+
+
+def test_unknown_names():
+    for name in ("4.99", "99.1", "first"):
+        with pytest.raises(UserError, match="expected"):
+            find(name)
+
+
+# --- the two exercises that are judged by what they do --------------------------------------------
+
+
+def head(scale=20.0, sign=1.0):
+    W_q, W_k = torch.zeros(4, 5), torch.zeros(4, 6)
+    W_q[:, :4], W_k[:, :4] = scale * torch.eye(4), torch.eye(4)
+    return W_q, W_k, sign * torch.tensor([[0, 0, 0, 0, -1.0, 1.0]])
+
+
+@pytest.mark.parametrize(
+    "answer, part",
+    [
+        (head(), "right."),
+        (head(scale=0.0), "All four weights are 1/4"),
+        (head(scale=0.2), "half of the attention or less"),
+        (head(sign=-1.0), "opposite"),
+        ((head()[0], head()[1], torch.ones(1, 6)), "the same value"),
+        ((head()[0], head()[1], torch.tensor([[1.0, 0, 0, -1.0, 0, 0]])), "what W_v reads"),
+        ((head()[0][:, :4], *head()[1:]), "needs 5 columns"),
+        ((head()[0][:3], *head()[1:]), "the same number of rows"),
+    ],
+)
+def test_weights_by_hand_are_run(answer, part, capsys):
+    assert part in said(capsys, "4.7", answer)
+
+
+PARITY = {"late": False, "concat": True, "bilinear": True, "film": False}
+
+
+@pytest.mark.parametrize("name", PARITY)
+def test_each_wrong_prediction_of_parity_is_reasoned_about(name, capsys):
+    text = said(capsys, "4.8", {**PARITY, name: not PARITY[name]})
+    assert f"about {name}:" in text
+
+
+def test_parity(capsys):
+    assert said(capsys, "4.8", PARITY).endswith("right.")
+    assert "keys late, concat" in said(capsys, "4.8", True)
+
+
+def test_the_chapter_checks_each_exercise_and_its_solution():
+    notebook = nbformat.read(ROOT / "notebooks" / "04_fusion.ipynb", 4)
+    asked, solved = set(), set()
+    for cell in notebook.cells:
+        if cell.cell_type != "code" or "check(" not in cell.source:
+            continue
+        calls = [n for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Call)]
+        names = {c.args[0].value for c in calls if getattr(c.func, "id", "") == "check"}
+        is_solution = "#@title Solution" in cell.source
+        (solved if is_solution else asked).update(names)
+        text = "".join(o.get("text", "") for o in cell.outputs)
+        assert ("right." in text) == is_solution, cell.id
+    assert asked == solved == set(EXERCISES)
