@@ -204,7 +204,7 @@ def filled(path: Path) -> str:
 
 def pages() -> list[Path]:
     """Every file that may hold a number from a record."""
-    return sorted([*ROOT.glob("*.md"), *ROOT.glob("book/*.md"), *ROOT.glob("notebooks/*.ipynb")])
+    return sorted([ROOT / "README.md", *ROOT.glob("book/*.md"), *ROOT.glob("notebooks/*.ipynb")])
 
 
 def outdated() -> dict[Path, str]:
