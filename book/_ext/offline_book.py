@@ -83,7 +83,7 @@ def take_alt_from_outputs() -> None:
         return made
 
     render_image.takes_alt = True  # type: ignore[attr-defined]
-    NbElementRenderer.render_image = render_image  # type: ignore[method-assign]
+    NbElementRenderer.render_image = render_image
 
 
 def warn_of_missing_alt(app: Sphinx, document: nodes.document) -> None:
