@@ -13,8 +13,9 @@ Python's, where `%` is written with a space (97.1 %); `minutes` for seconds; `le
 value {mean, low, high} is written with its interval: 97.1 % [96.2, 97.9].
 
 On lines of their own, `<!-- block: records -->` and `<!-- /block -->` enclose a table of all
-records, `<!-- block: mutants -->` that of the planted faults, `<!-- block: references -->` the list
-of book/references.bib, each with a target: `[Vaswani et al. (2017)](#vaswani2017)` links to it.
+records, `<!-- block: mutants -->` that of the planted faults, `<!-- block: front -->` the front
+page's picture, `<!-- block: references -->` the list of book/references.bib, each with a target:
+`[Vaswani et al. (2017)](#vaswani2017)` links to it.
 """
 
 import json
@@ -123,6 +124,19 @@ def mutants_block() -> str:
     return table(["fault", "file", "killed by"], rows)
 
 
+def front_block() -> str:
+    """The picture that the model made for the front page, and what it shows."""
+    if not (RESULTS / "front.json").exists():
+        return ""
+    shown = load("front")
+    right = "which is right" if shown["answer"] == shown["truth"] else "which is wrong"
+    return (
+        f"![{shown['alt']}](_static/front.png)\n\n"
+        f"*Asked “{shown['question']}?”, the model of [What was measured](measured.md) answers "
+        f"“{shown['answer']}”, {right}. Bright is what it attended to.*\n"
+    )
+
+
 def bibliography() -> dict[str, dict[str, str]]:
     """Key -> fields of each entry of book/references.bib, which has one field a line."""
     entries = {}
@@ -161,7 +175,12 @@ def references_block() -> str:
     return "\n".join(parts)
 
 
-BLOCKS = {"records": records_block, "mutants": mutants_block, "references": references_block}
+BLOCKS = {
+    "front": front_block,
+    "records": records_block,
+    "mutants": mutants_block,
+    "references": references_block,
+}
 
 
 def fill(text: str) -> str:
