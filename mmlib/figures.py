@@ -138,6 +138,21 @@ def record(name: str) -> dict[str, Any]:
         return json.loads(answer.read())
 
 
+def number(
+    value: dict[str, float], digits: int = 3, within: tuple[float, float] = (-np.inf, np.inf)
+) -> str:
+    """An interval as text: {mean, low, high} → "0.547 [0.543, 0.552]".
+
+    Where all three read the same, the mean alone. `within` is the range of values that can occur:
+    a t interval knows nothing of it, and is cut there.
+    """
+    mean, low, high = (
+        f"{np.clip(value[k], *within) + 0.0:.{digits}f}" for k in ("mean", "low", "high")
+    )
+    mean, low, high = (x.removeprefix("-") if float(x) == 0 else x for x in (mean, low, high))
+    return mean if mean == low == high else f"{mean} [{low}, {high}]"
+
+
 def percent(value: float | dict[str, float]) -> str:
     """A share as text: 0.6875 → "68.8 %"; {mean, low, high} → "68.8 % [68.1, 69.4]"."""
     if isinstance(value, dict):

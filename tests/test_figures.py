@@ -163,6 +163,14 @@ def test_percent():
     assert figures.percent(interval) == "50.0 % [40.0, 60.0]"
 
 
+def test_number():
+    assert figures.number({"mean": 0.5472, "low": 0.5431, "high": 0.5519}) == "0.547 [0.543, 0.552]"
+    assert figures.number({"mean": 0.6931, "low": 0.6931, "high": 0.6932}) == "0.693"
+    assert figures.number({"mean": 1e-6, "low": -1e-6, "high": 2e-6}) == "0.000"
+    bounded = {"mean": 0.99, "low": 0.97, "high": 1.01}
+    assert figures.number(bounded, 2, (0, 1)) == "0.99 [0.97, 1.00]"
+
+
 # --- figures to operate ---------------------------------------------------------------------------
 
 

@@ -69,7 +69,7 @@ def _verdict(exercise: Exercise, answer: Any) -> str:
         first_line = (str(error).splitlines() or [""])[0]
         return f"it stops with {type(error).__name__}: {first_line}"
     if any(value is None for value in given):
-        return "your function returns None; is there a return?"
+        return "no answer yet: your function returns None."
     if all(_same(a, b) for a, b in zip(given, _results(exercise.right, exercise), strict=True)):
         return "right."
     for mistake, sentence in exercise.wrong:

@@ -1,0 +1,301 @@
+"""Each displayed equation of chapter 04, and the record that its table shows."""
+
+import json
+import math
+import sys
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linprog
+from torch import nn
+
+from mmlib.attention import attention, attention_weights, join_heads, split_heads
+from mmlib.datasets.symbols import TASKS, SymbolicModel, expected_loss, limit, reference
+from mmlib.exercises.chapter_04 import EXERCISES
+from mmlib.fusion import CrossAttention, LateFusion, MergedAttention, modality_share
+from mmlib.tokens import Tokens
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+
+import record as runner  # noqa: E402
+
+RESULT = json.loads((ROOT / "book/results/fusion_table.json").read_text("utf8"))
+TABLE = runner.load("fusion_table")
+
+lengths = st.tuples(st.integers(1, 6), st.integers(1, 6))
+seeds = st.integers(0, 2**16)
+
+
+def example(L_t, L_i, seed):
+    """q [d_k], keys and values of two modalities, by float64 loops rather than by mmlib."""
+    random = torch.Generator().manual_seed(seed)
+    q, *rest = (
+        torch.randn(shape, generator=random, dtype=torch.float64)
+        for shape in ((3,), (L_t, 3), (L_i, 3), (L_t, 2), (L_i, 2))
+    )
+    return q, *rest
+
+
+def parts(q, k, v):
+    """Z_m and h_m of eq. (4.1), term by term."""
+    terms = [math.exp(float(q @ key) / math.sqrt(len(q))) for key in k]
+    Z = sum(terms)
+    return Z, sum(e * value for e, value in zip(terms, v, strict=True)) / Z
+
+
+@settings(deadline=None, max_examples=25)
+@given(lengths, seeds)
+def test_4_1_the_parts_of_joint_attention(L, seed):
+    q, k_t, k_i, v_t, v_i = example(*L, seed)
+    (Z_t, h_t), (Z_i, h_i) = parts(q, k_t, v_t), parts(q, k_i, v_i)
+    joint = attention(
+        q[None, None, None],
+        torch.cat([k_t, k_i])[None, None],
+        torch.cat([v_t, v_i])[None, None],
+    )[0, 0, 0]
+    torch.testing.assert_close(joint, (Z_t * h_t + Z_i * h_i) / (Z_t + Z_i))
+
+
+@settings(deadline=None, max_examples=25)
+@given(lengths, seeds)
+def test_4_2_share(L, seed):
+    q, k_t, k_i, v_t, v_i = example(*L, seed)
+    weights = attention_weights(q[None, None, None], torch.cat([k_t, k_i])[None, None])
+    share = modality_share({"text": weights[..., : L[0]], "image": weights[..., L[0] :]})
+    Z_t, Z_i = parts(q, k_t, v_t)[0], parts(q, k_i, v_i)[0]
+    assert float(share["text"]) == pytest.approx(Z_t / (Z_t + Z_i))
+    assert float(share["text"] + share["image"]) == pytest.approx(1)
+
+
+def random_layer(L_t, L_i, seed, d=12, H=3):
+    torch.manual_seed(seed)
+    layer = MergedAttention(d, ("text", "image"), H).double()
+    streams = {
+        name: Tokens.all_visible(torch.randn(2, L, d).double())
+        for name, L in (("text", L_t), ("image", L_i))
+    }
+    return layer, streams
+
+
+@settings(deadline=None, max_examples=25)
+@given(lengths, seeds)
+def test_4_3_mixture(L, seed):
+    layer, streams = random_layer(*L, seed)
+    text = streams["text"]
+
+    def alone(m):
+        q = split_heads(layer.W_q(text.value), 3)
+        k, v = (
+            split_heads(W[m](streams[m].value), 3) for W in (layer.W_k, layer.W_v)
+        )  # fmt: skip
+        return attention(q, k, v)
+
+    alpha = modality_share(layer.weights(text, streams))["text"].unsqueeze(-1)
+    mixture = alpha * alone("text") + (1 - alpha) * alone("image")
+    torch.testing.assert_close(layer.W_o(join_heads(mixture)), layer(text, streams))
+
+
+@settings(deadline=None, max_examples=25)
+@given(lengths, seeds)
+def test_4_4_share_at_equal_scores(L, seed):
+    layer, streams = random_layer(*L, seed)
+    nn.init.zeros_(layer.W_q.weight)
+    nn.init.zeros_(layer.W_q.bias)
+    share = modality_share(layer.weights(streams["text"], streams))["text"]
+    torch.testing.assert_close(share, torch.full_like(share, L[0] / sum(L)))
+
+
+@pytest.mark.filterwarnings("ignore:expected two or more keys")
+@pytest.mark.parametrize("keys, learns", [(1, False), (2, True)])
+def test_4_5_one_key_has_weight_one_and_no_gradient(keys, learns):
+    torch.manual_seed(0)
+    layer = CrossAttention(16, ("text", "image"), 4).double()
+    text, picture = (Tokens.all_visible(torch.randn(2, n, 16).double()) for n in (5, keys))
+    weights = layer.attend.weights(text.value, picture)
+    layer(text, {"text": text, "image": picture}).square().sum().backward()
+    gradients = [layer.attend.W_q.weight.grad, layer.attend.W_k.weight.grad]
+    if learns:
+        assert all(g.abs().max() > 1e-3 for g in gradients)
+    else:
+        assert (weights == 1).all()
+        assert all((g == 0).all() for g in gradients)
+    assert layer.attend.W_v.weight.grad.abs().max() > 1e-3
+
+
+def table_of(fusion, seed=0, T=3, P=4, d=8):
+    """The logit of `fusion` with a linear head for T texts and P pictures, [T, P]."""
+    torch.manual_seed(seed)
+    layer, head = fusion.double(), nn.Linear(d, 1).double()
+    text, picture = torch.randn(T, 2, d).double(), torch.randn(P, 5, d).double()
+    q = Tokens.all_visible(text.repeat_interleave(P, 0))
+    streams = {"text": q, "image": Tokens.all_visible(picture.repeat(T, 1, 1))}
+    with torch.no_grad():
+        return head((q.value + layer(q, streams))[:, 0]).reshape(T, P)
+
+
+def emap(table):
+    return table.mean(1, keepdim=True) + table.mean(0, keepdim=True) - table.mean()
+
+
+def test_4_6_late_fusion_is_a_sum():
+    table = table_of(LateFusion(8, ("text", "image")))
+    torch.testing.assert_close(emap(table), table)
+    other = table_of(MergedAttention(8, ("text", "image")))
+    assert (emap(other) - other).abs().max() > 1e-4
+
+
+def test_4_7_a_sum_is_unmoved_by_exchange():
+    table = table_of(LateFusion(8, ("text", "image")))
+    for t, u in product(range(3), repeat=2):
+        for i, j in product(range(4), repeat=2):
+            assert float(table[t, i] + table[u, j]) == pytest.approx(
+                float(table[t, j] + table[u, i]), abs=1e-12
+            )
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.floats(-8, 8), min_size=4, max_size=4))
+def test_4_8_no_sum_beats_ln_2_on_xor(parts_of_sum):
+    f, g = torch.tensor(parts_of_sum, dtype=torch.float64).reshape(2, 2)
+    logit = (f[:, None] + g).flatten()
+    logits = torch.stack([torch.zeros_like(logit), logit], -1)
+    assert float(expected_loss(logits, TASKS["xor"])) >= math.log(2) - 1e-12
+    said = (logit > 0).long() == TASKS["xor"].answer.flatten()
+    assert said.double().mean() <= 0.75
+    assert limit(TASKS["xor"], "sum").loss == pytest.approx(math.log(2))
+
+
+def test_4_9_emap_is_the_nearest_sum():
+    torch.manual_seed(0)
+    table = torch.randn(3, 5).double()
+    # least squares over all f [3] and g [5], by the normal equations
+    design = torch.cat([torch.eye(3).repeat_interleave(5, 0), torch.eye(5).repeat(3, 1)], 1)
+    fit = torch.linalg.lstsq(design.double(), table.flatten()[:, None], driver="gelsd").solution
+    nearest = (design.double() @ fit).reshape(3, 5)
+    torch.testing.assert_close(EXERCISES["4.6"].right(table), nearest)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 7), seeds)
+def test_4_10_mean_of_linear_maps(L, seed):
+    torch.manual_seed(seed)
+    linear, bent = nn.Linear(4, 3).double(), nn.Sequential(nn.Linear(4, 3), nn.ReLU()).double()
+    cells = torch.randn(2, L + 1, 4).double()
+    mean = Tokens.all_visible(cells).mean()
+    torch.testing.assert_close(Tokens.all_visible(linear(cells)).mean(), linear(mean))
+    if seed == 0:  # the control: with a nonlinear map it does not hold
+        assert (Tokens.all_visible(bent(cells)).mean() - bent(mean)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("K", range(1, 6))
+def test_4_11_bound_of_the_means(K):
+    """By brute force: for each picture the best answer that only knows its number of ones."""
+    right = 0
+    for picture in product((0, 1), repeat=K):
+        n = sum(picture)
+        guess = int(2 * n > K)
+        right += sum(value == guess for value in picture)
+    bound = sum(math.comb(K, n) * max(n, K - n) for n in range(K + 1)) / 2**K / K
+    assert right / (K * 2**K) == pytest.approx(bound)
+    assert limit(reference(K), "means").accuracy == pytest.approx(bound)
+    assert EXERCISES["4.5"].right(K) == pytest.approx(bound)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 3), seeds)
+def test_4_12_linear_readout_needs_dominance(K, seed):
+    """All 2^K pictures right ⟺ strictly diagonally dominant ⟹ of rank K."""
+    random = torch.Generator().manual_seed(seed)
+    M = torch.randn(K, K, generator=random, dtype=torch.float64) + 1.5 * torch.eye(K)
+    c = 0.3 * torch.randn(K, generator=random, dtype=torch.float64)
+    s = torch.tensor(list(product((-1.0, 1.0), repeat=K)), dtype=torch.float64)
+    all_right = bool((s * (s @ M.T + c) > 0).all())
+    diagonal = M.diagonal()
+    rest = M.abs().sum(1) - diagonal.abs()
+    dominant = bool((diagonal > rest + c.abs()).all())
+    assert all_right == dominant
+    if dominant:
+        assert torch.linalg.matrix_rank(M) == K
+
+
+def test_4_12_a_narrow_sum_cannot():
+    """Three vectors of width two: no readout of the third value exists, by linear programming."""
+    K, d = 3, 2
+    u = torch.randn(K, d, generator=torch.Generator().manual_seed(0)).double()
+    s = torch.tensor(list(product((-1.0, 1.0), repeat=K))).double()
+
+    def readable(question, vectors):
+        # is there (a, c) with s_k (a · Σ_j s_j u_j + c) ≥ 1 on all pictures?
+        sums = torch.cat([s @ vectors, torch.ones(len(s), 1).double()], 1)
+        constraint = -(s[:, question, None] * sums).numpy()
+        width = sums.shape[1]
+        found = linprog([0] * width, constraint, [-1] * len(s), bounds=[(None, None)] * width)
+        return found.status == 0
+
+    assert not all(readable(k, u) for k in range(K))
+    assert all(readable(k, torch.eye(K).double()) for k in range(K))
+
+
+# --- the record -----------------------------------------------------------------------------------
+
+
+def test_record_is_of_these_tasks_and_rows():
+    assert RESULT["data"] == {name: task.digest() for name, task in TASKS.items()}
+    for name, row in TABLE.ROWS.items():
+        kept = dict(RESULT["rows"][name])
+        assert kept.pop("parameters") == TABLE.parameters(row.fusion, row.d)
+        assert kept == json.loads(json.dumps(row._asdict()))
+
+
+def test_predictions_in_the_record_are_what_theory_computes():
+    for row in ("late", "cross_one_key", "bilinear", "concat", "merged"):
+        for name, task in TASKS.items():
+            kept = RESULT["cells"][row][name]["prediction"]
+            assert kept == pytest.approx(TABLE.prediction(TABLE.ROWS[row], task), abs=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:expected two or more keys")
+@pytest.mark.parametrize(
+    "row, task", [("late", "xor"), ("cross_one_key", "xor"), ("merged", "reference"),
+                  ("bottleneck", "reference"), ("picture_alone", "image_bit")]
+)  # fmt: skip
+def test_first_losses_of_the_record_come_again(row, task):
+    """One seed trained alone, without vmap: the seeds of the record did not touch each other."""
+    spec, seed = TABLE.ROWS[row], 2
+    torch.manual_seed(seed)
+    model = SymbolicModel(TASKS[task], spec.fusion, spec.d, TABLE.HEADS)
+    optimizer = torch.optim.Adam(model.parameters(), lr=TABLE.RATE)
+    seen, losses = TABLE.inputs(spec, TASKS[task]), []
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss = expected_loss(model(*seen), TASKS[task])
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses == pytest.approx(RESULT["cells"][row][task]["first_losses"][seed], abs=1e-4)
+
+
+def test_verdicts_follow_from_the_losses():
+    assert TABLE.verdict([0.70, 0.71], 0.6931) == "agrees"
+    assert TABLE.verdict([0.70, 0.80], 0.6931) == "falls short"
+    assert TABLE.verdict([0.70, 0.69], 0.6931) == "refutes theory"
+    counted = dict.fromkeys(RESULT["agreement"], 0)
+    for tasks in RESULT["cells"].values():
+        for cell in tasks.values():
+            verdict = TABLE.verdict(cell["loss"], cell["prediction"]["loss"])
+            assert verdict == cell["verdict"]
+            counted[verdict] += 1
+    assert counted == RESULT["agreement"]
+
+
+def test_a_row_with_one_side_cannot_see_the_other():
+    texts, pictures = TABLE.inputs(TABLE.ROWS["picture_alone"], TASKS["reference"])
+    assert not texts.mask.any() and not texts.value.any()
+    assert pictures.mask.all()
+    texts, pictures = TABLE.inputs(TABLE.ROWS["text_alone"], TASKS["reference"])
+    assert texts.mask.all() and not pictures.mask.any()
