@@ -15,6 +15,7 @@ purelib=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("pur
 other=$("$here/.venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 echo "import site; site.addsitedir('$other')" > "$purelib/from_venv.pth"
 
+export PYDEVD_DISABLE_FILE_VALIDATION=1  # or each old kernel prints a page of warnings
 "$venv/bin/python" - <<'PYTHON'
 import glob
 import os
