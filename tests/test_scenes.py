@@ -116,6 +116,10 @@ def test_every_number_of_things_is_equally_frequent(pictures):
     counts = Counter(len(scene.things) for scene, _ in pictures)
     assert set(counts) == {1, 2, 3, 4, 5, 6}
     assert all(430 <= count <= 570 for count in counts.values()), counts  # 500, 20 a deviation
+    rng = np.random.default_rng(1)
+    counts = Counter(len(scenes.sample_scene(rng, (2, 4)).things) for _ in range(600))
+    assert set(counts) == {2, 3, 4}
+    assert all(150 <= count <= 250 for count in counts.values()), counts  # 200, 12 a deviation
 
 
 def test_a_picture_is_what_pillow_draws_three_times_larger():
