@@ -11,7 +11,7 @@ from torch import Tensor
 from mmlib.errors import expected
 from mmlib.scenes import ANSWERS, CELLS, KINDS, WORDS, Question, Scene, cell_targets, render
 
-LENGTH = 12  # [CLS] and the words of the longest question
+LENGTH = 12  # [CLS], the ten words of the longest question, and one to spare
 ANSWER_INDEX = {answer: index for index, answer in enumerate(ANSWERS)}
 WORD_INDEX = {word: index for index, word in enumerate(WORDS)}
 

@@ -1,0 +1,638 @@
+"""Learning the generated world: batches keyed by step, labels in their places, honest controls."""
+
+import hashlib
+import json
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from strategies import error_line, normal
+from torch import nn
+from torch.utils.data import DataLoader
+from toy import same
+
+import mmlib.scene_task as scene_task
+from mmlib.checkpoints import load_weights
+from mmlib.errors import UserError
+from mmlib.evaluation import accuracy_by_kind
+from mmlib.fusion import FUSIONS
+from mmlib.models import Trace
+from mmlib.scene_batches import (
+    ANSWER_INDEX,
+    LENGTH,
+    WORD_INDEX,
+    blank_pictures,
+    encode_questions,
+    exchange_pictures,
+    tensors,
+    with_modality,
+)
+from mmlib.scene_task import (
+    CELL_CLASSES,
+    EASY_KINDS,
+    SceneRecipe,
+    SceneSupervision,
+    SceneTask,
+    answer_about,
+    answer_questions,
+    ask_model,
+    controls,
+    held_out_questions,
+    load_task,
+    report,
+    train_scenes,
+)
+from mmlib.scenes import (
+    ANSWERS,
+    COLORS,
+    KINDS,
+    SHAPES,
+    WORDS,
+    Scene,
+    Thing,
+    answer,
+    render,
+    sample_questions,
+)
+from mmlib.scenes.questions import Question
+from mmlib.training import Batches, Optimization, as_json, read_log
+
+HOW = Optimization(steps=4, warmup=1, workers=0, checkpoint_every=2, evaluate_every=2)
+RECIPE = SceneRecipe(preset="tiny", pictures=4, questions=2, optimization=HOW)
+
+
+def recipe(**changes) -> SceneRecipe:
+    """A recipe of seconds; fields of its optimisation may be changed as well."""
+    of_steps = {n: changes.pop(n) for n in list(changes) if n in vars(HOW)}
+    return replace(RECIPE, **changes, optimization=replace(HOW, **of_steps))
+
+
+def pictures(batch) -> set[str]:
+    """A digest of each picture."""
+    return {hashlib.sha256(x.numpy().tobytes()).hexdigest() for x in batch["pictures"]}
+
+
+def drawn(number: int = 30, questions: int = 4):
+    rng = np.random.default_rng(5)
+    return [sample_questions(rng, questions=questions) for _ in range(number)]
+
+
+# --- batches --------------------------------------------------------------------------------------
+
+
+def test_a_batch_is_keyed_by_seed_and_step():
+    task, again = SceneTask(recipe()), SceneTask(recipe())
+    third = task.batch(3)
+    again.batch(1)
+    assert all(torch.equal(x, again.batch(3)[name]) for name, x in third.items())
+    for other in (task.batch(2), SceneTask(recipe(seed=1)).batch(3)):
+        assert not pictures(third) & pictures(other)
+
+
+def test_whatever_worker_makes_it():
+    task = SceneTask(recipe())
+    loader = DataLoader(Batches(task), batch_size=None, sampler=[2, 0, 3], num_workers=2)
+    for step, made in zip([2, 0, 3], loader, strict=True):
+        assert all(torch.equal(x, task.batch(step)[name]) for name, x in made.items())
+
+
+def test_training_validation_and_test_share_no_picture_and_no_scene(monkeypatch):
+    """Neither bytes nor things: a scene on another ground would be a near-duplicate."""
+    found: dict[str, tuple[set, set]] = {}
+    scenes: list[Scene] = []
+
+    def kept(given):
+        scenes.extend(scene for scene, _ in given)
+        return tensors(given)
+
+    monkeypatch.setattr(scene_task, "tensors", kept)
+    task = SceneTask(recipe(pictures=100, curriculum=0.0, objects=(2, 6)))
+    for name, make in {
+        "train": lambda: [task.batch(step) for step in range(4)],
+        "another seed": lambda: [SceneTask(replace(task.recipe, seed=1)).batch(0)],
+        "validation": lambda: [held_out_questions("validation", 300, task.recipe)],
+        "test": lambda: [held_out_questions("test", 300, task.recipe)],
+        "unseen combinations": lambda: [
+            held_out_questions("test", 100, task.recipe, combinations="held_out")
+        ],
+    }.items():
+        scenes.clear()
+        digests = set().union(*(pictures(batch) for batch in make()))
+        assert len(digests) == len(scenes)
+        found[name] = digests, {frozenset(scene.things) for scene in scenes}
+    names = list(found)
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            assert not found[a][0] & found[b][0] and not found[a][1] & found[b][1], (a, b)
+
+
+def test_held_out_questions_are_the_same_for_each_training_seed():
+    a, b = (held_out_questions("validation", 5, recipe(seed=seed)) for seed in (0, 1))
+    assert all(torch.equal(x, b[name]) for name, x in a.items())
+
+
+def test_the_batch_says_what_the_scenes_hold():
+    """Shapes, and each question's picture, answer and kind; the oracle agrees."""
+    given = drawn(questions=3)
+    batch = tensors(given)
+    P, B = 30, 90
+    assert batch["pictures"].shape == (P, 64, 64, 3) and batch["pictures"].dtype == torch.uint8
+    assert batch["image_mask"].all() and batch["image_mask"].shape == (P,)
+    for b in range(B):
+        scene, asked = given[b // 3]
+        question = asked[b % 3]
+        words = [WORDS[i] for i in batch["input_ids"][b][batch["attention_mask"][b]]]
+        assert words == ["[CLS]", *question.text.split()]
+        assert ANSWERS[batch["target"][b]] == answer(scene, question.text)
+        assert KINDS[batch["kind"][b]] == question.kind
+        assert (batch["pictures"][b // 3].numpy() == render(scene)).all()
+
+
+def test_phrases_point_from_the_word_that_ends_them_to_the_cell_of_the_thing():
+    """The label stands at the token of "circle" in "the red circle", [CLS] counted."""
+    things = (Thing(0, 0, 0, 12, 20), Thing(2, 1, 1, 50, 50))
+    text = "is the red circle left of the blue square"
+    asked = Question("relation", text, "yes", ((3, things[0].cell), (8, things[1].cell)))
+    batch = tensors([(Scene(things, 240), [asked])])
+    expected = [-1] * LENGTH
+    expected[4], expected[9] = 2 * 8 + 1, 6 * 8 + 6
+    assert batch["phrases"].tolist() == [expected]
+    tokens = ["[CLS]", *text.split()]
+    assert (tokens[4], tokens[9]) == ("circle", "square")
+
+
+def test_phrases_name_the_thing_in_their_cell():
+    """For sampled questions: the words before the token are the colour and shape in the cell."""
+    batch, seen = tensors(drawn(100)), 0
+    for b, row in enumerate(batch["phrases"]):
+        tokens = [WORDS[i] for i in batch["input_ids"][b]]
+        for position, cell in enumerate(row.tolist()):
+            if cell < 0:
+                continue
+            color, shape, _ = batch["cells"][b // 4, cell].tolist()
+            assert color > 0, "a thing lies there"
+            words, seen = tokens[position - 1 : position + 1], seen + 1
+            named = {list(COLORS)[color - 1], SHAPES[shape - 1]}
+            assert set(words) & named and tokens[position] in {*SHAPES, "object"}
+            assert not (set(words) & ({*COLORS, *SHAPES} - named))
+    assert seen > 100
+
+
+def test_cells_are_labelled_where_the_pixels_are():
+    """Each thing's cell has its colour, shape and size plus one; all other cells zeros."""
+    given = drawn(20)
+    for (scene, _), cells in zip(given, tensors(given)["cells"], strict=True):
+        labelled = {i: tuple(row) for i, row in enumerate(cells.tolist()) if any(row)}
+        assert labelled == {t.cell: (t.color + 1, t.shape + 1, t.size + 1) for t in scene.things}
+        for cell, (color, _, _) in labelled.items():
+            thing = next(t for t in scene.things if t.cell == cell)
+            assert tuple(render(scene)[thing.y, thing.x]) == list(COLORS.values())[color - 1]
+            assert (cell % 8, cell // 8) == (thing.x // 8, thing.y // 8)
+
+
+def test_easy_scenes_come_first_and_only_then():
+    """The curriculum: few things and easy kinds in the first share of the steps."""
+    task = SceneTask(recipe(curriculum=0.5, pictures=40, questions=4))
+    things, kinds = [], []
+    for step in range(4):
+        batch = task.batch(step)
+        things.append((batch["cells"][..., 0] > 0).sum(1).max().item())
+        kinds.append({KINDS[k] for k in batch["kind"].tolist()})
+    assert things[0] <= 3 and things[1] <= 3 < min(things[2:])
+    assert kinds[0] | kinds[1] <= set(EASY_KINDS)
+    assert kinds[2] == kinds[3] == set(KINDS)
+    whole = SceneTask(recipe(curriculum=0.0, pictures=40, questions=4)).batch(0)
+    assert (whole["cells"][..., 0] > 0).sum(1).max() > 3
+
+
+@pytest.mark.parametrize("curriculum", [0.0, 1.0])
+def test_without_location_none_is_asked(curriculum):
+    task = SceneTask(recipe(location=0.0, curriculum=curriculum, pictures=60, questions=4))
+    kinds = {KINDS[k] for k in task.batch(0)["kind"].tolist()}
+    assert kinds == set(EASY_KINDS if curriculum else KINDS) - {"location"}
+
+
+# --- questions as numbers -------------------------------------------------------------------------
+
+
+def test_questions_are_cls_and_one_number_a_word():
+    found = encode_questions(["is there a red circle", "how many objects are there"])
+    assert found["input_ids"].shape == (2, LENGTH)
+    assert found["input_ids"][0].tolist() == [
+        *(WORD_INDEX[w] for w in "[CLS] is there a red circle".split()),
+        *[WORD_INDEX["[PAD]"]] * 6,
+    ]
+    assert found["attention_mask"].sum(1).tolist() == [6, 6]
+    assert found["attention_mask"].dtype == torch.bool
+
+
+def test_no_question_of_the_world_is_too_long():
+    longest = max(len(q.text.split()) for _, asked in drawn(300) for q in asked)
+    assert longest == 10 < LENGTH
+
+
+def test_an_unknown_word_and_a_long_question_are_one_line():
+    with pytest.raises(UserError) as error:
+        encode_questions(["is there a red circle", "is there a pink circle"])
+    error_line(error, "words of the generated world", "got 'pink'")
+    with pytest.raises(UserError) as error:
+        encode_questions(["the " * LENGTH])
+    error_line(error, f"at most {LENGTH - 1} words", f"got {LENGTH}")
+
+
+# --- one side taken away --------------------------------------------------------------------------
+
+
+def test_what_is_hidden_and_nothing_else():
+    batch = tensors(drawn(3))
+    assert with_modality(batch, "both") is batch
+    text, image = with_modality(batch, "text"), with_modality(batch, "image")
+    assert not text["image_mask"].any()
+    assert {n for n in batch if text[n] is not batch[n]} == {"image_mask"}
+    assert {n for n in batch if image[n] is not batch[n]} == {
+        "attention_mask", "input_ids", "phrases",
+    }  # fmt: skip
+    assert image["attention_mask"].sum(1).eq(1).all() and image["attention_mask"][:, 0].all()
+    assert image["input_ids"][:, 0].eq(WORD_INDEX["[CLS]"]).all()
+    assert image["input_ids"][:, 1:].eq(0).all(), "no word may be read from the padding"
+    assert image["phrases"].eq(-1).all()
+
+
+def test_exchanged_pictures_are_all_there_and_none_in_its_place():
+    batch = tensors(drawn(5))
+    exchanged = exchange_pictures(batch)
+    assert pictures(exchanged) == pictures(batch)
+    same_place = (exchanged["pictures"] == batch["pictures"]).flatten(1).all(1)
+    assert not same_place.any()
+    assert {n for n in batch if exchanged[n] is not batch[n]} == {"pictures"}
+
+
+def test_blank_pictures_show_one_grey():
+    blank = blank_pictures(tensors(drawn(2)))["pictures"]
+    assert blank.unique().numel() == 1 and blank.shape == (2, 64, 64, 3)
+    assert any((render(Scene((), grey)) == blank[0].numpy()).all() for grey in range(225, 250))
+
+
+class Stub(nn.Module):
+    """A model of a test's making: answers(ids [B, 12], pictures [P, 3, 64, 64]) → class [B]."""
+
+    def __init__(self, answers):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.answers = answers
+
+    def trace(self, text, images, image_mask):
+        ids = text["input_ids"] * text["attention_mask"]
+        images = torch.where(image_mask[:, None, None, None], images, 0.0)
+        return SimpleNamespace(logits=F.one_hot(self.answers(ids, images), len(ANSWERS)).float())
+
+
+def rate(scores) -> dict[str, float]:
+    return {name: value["overall"]["mean"] for name, value in scores.items()}
+
+
+def test_a_model_that_ignores_the_picture_scores_the_same_without_it():
+    """So the controls tell it: shuffled, blank and text alone are the score itself."""
+    scores = controls(Stub(lambda ids, images: ids.sum(1) % len(ANSWERS)), tensors(drawn(40)))
+    assert scores["shuffled"] == scores["both"] == scores["blank"] == scores["text_only"]
+    assert scores["both"]["overall"]["n"] == 160
+
+
+def test_a_model_that_sees_is_refuted_by_no_control():
+    """It knows each picture's answers by its bytes; with another picture it is mostly wrong."""
+    batch = tensors(drawn(60, questions=2))
+    known = {x.numpy().tobytes(): i for i, x in enumerate(ask_pictures(batch))}
+
+    def answers(ids, images):
+        pictures_ = [known.get(x.numpy().tobytes()) for x in images]
+        return torch.tensor(
+            [
+                0 if p is None else batch["target"][2 * p + i].item()
+                for p in pictures_
+                for i in (0, 1)
+            ]
+        )
+
+    scores = rate(controls(Stub(answers), batch))
+    assert scores["both"] == scores["image_only"] == 1.0
+    assert max(scores[name] for name in ("shuffled", "blank", "text_only")) < 0.5
+
+
+def ask_pictures(batch) -> torch.Tensor:
+    """The pictures as a model is given them."""
+    seen = {}
+    stub = Stub(lambda ids, images: seen.update(images=images) or torch.zeros(len(ids)).long())
+    ask_model(stub, batch)
+    return seen["images"]
+
+
+def test_pictures_reach_the_model_channels_first_from_minus_one_to_one():
+    batch = tensors(drawn(2))
+    images = ask_pictures(batch)
+    assert images.shape == (2, 3, 64, 64) and images.dtype == torch.float32
+    assert torch.allclose(
+        (images.permute(0, 2, 3, 1) + 1) * 127.5, batch["pictures"].float(), atol=1e-4
+    )
+    black, white = ask_pictures(batch | {"pictures": torch.tensor([0, 255])[:, None, None, None]
+                                         .expand(2, 64, 64, 3)})  # fmt: skip
+    assert (black == -1).all() and (white == 1).all()
+
+
+@pytest.mark.parametrize("questions", [1, 3])
+def test_answers_come_in_order_across_pieces(questions):
+    """60 pictures are answered in two pieces; each answer belongs to its question."""
+    batch = tensors(drawn(60, questions))
+    stub = Stub(lambda ids, images: ids.sum(1) % len(ANSWERS))
+    prediction, target, kind = answer_questions(stub.train(), batch)
+    ids = batch["input_ids"] * batch["attention_mask"]
+    assert prediction == (ids.sum(1) % len(ANSWERS)).tolist()
+    assert target == batch["target"].tolist()
+    assert kind == [KINDS[k] for k in batch["kind"]]
+    assert stub.training
+
+
+# --- supervision ----------------------------------------------------------------------------------
+
+
+def test_a_word_points_into_its_own_picture():
+    """Scores [B, L, L_i] by hand, text b on picture b // (B / P)."""
+    d, P, B, L, cells = 6, 2, 6, 3, 5
+    head = SceneSupervision(d)
+    words, image = normal(0, B, L, d, dtype=torch.float32), normal(1, P, cells, d).float()
+    scores = head.point(words, image)
+    assert scores.shape == (B, L, cells)
+    for b in range(B):
+        expected = head.ask(words[b]) @ head.answer(image[b // 3]).T / d**0.5
+        assert torch.allclose(scores[b], expected, atol=1e-5)
+
+
+def test_the_parts_of_the_loss_by_hand():
+    task = SceneTask(recipe(dense=0.7, grounding=0.3))
+    task.module.eval()
+    batch = task.batch(0)
+    trace = ask_model(task.model, batch)
+    parts = {n: total / divisor for n, (total, divisor) in task.losses(batch).items()}
+    assert parts["answer"].item() == pytest.approx(
+        F.cross_entropy(trace.logits, batch["target"]).item(), rel=1e-5
+    )
+    out = task.supervision.cells(trace.image.value)
+    for number, name in enumerate(("cell_color", "cell_shape", "cell_size")):
+        first = sum(CELL_CLASSES[:number])
+        logits = out[..., first : first + CELL_CLASSES[number]].flatten(0, 1)
+        weight = torch.ones(CELL_CLASSES[number])
+        weight[0] = 0.05
+        mean = F.cross_entropy(logits, batch["cells"][..., number].flatten(), weight)
+        assert parts[name].item() == pytest.approx(0.7 * mean.item(), rel=1e-4)
+    words = trace.layers[0].value
+    scores = task.supervision.point(words, trace.image.value).flatten(0, 1)
+    pointing = F.cross_entropy(scores, batch["phrases"].flatten(), ignore_index=-1)
+    assert parts["grounding"].item() == pytest.approx(0.3 * pointing.item(), rel=1e-5)
+
+
+def test_the_divisors_are_those_of_the_losses():
+    task = SceneTask(recipe())
+    batch = task.batch(0)
+    of_losses = {name: divisor.item() for name, (_, divisor) in task.losses(batch).items()}
+    assert {n: x.item() for n, x in task.divisors(batch).items()} == pytest.approx(of_losses)
+
+
+def test_pieces_hold_whole_pictures_with_their_questions():
+    task = SceneTask(recipe())
+    batch = task.batch(0)
+    pieces = task.pieces(batch, 2)
+    for name, x in batch.items():
+        assert torch.equal(torch.cat([piece[name] for piece in pieces]), x)
+    assert [len(p["pictures"]) for p in pieces] == [2, 2]
+    assert [len(p["target"]) for p in pieces] == [4, 4]
+
+
+def test_grounding_is_at_the_second_layer_where_there_are_more_than_two():
+    assert SceneTask(recipe()).grounding_layer == 0
+    assert SceneTask(recipe(preset="small")).grounding_layer == 1
+
+
+# --- each cause can be taken away -----------------------------------------------------------------
+
+PARTS = {"answer", "cell_color", "cell_shape", "cell_size", "grounding"}
+CAUSES: list[tuple[dict, set[str]]] = [
+    ({}, PARTS),
+    ({"dense": 0.0}, {"answer", "grounding"}),
+    ({"grounding": 0.0}, PARTS - {"grounding"}),
+    ({"dense": 0.0, "grounding": 0.0}, {"answer"}),
+    ({"location": 0.0}, PARTS),
+    ({"coordinates": False}, PARTS),
+    ({"curriculum": 0.0}, PARTS),
+    ({"pictures": 1}, PARTS),
+    ({"text_layers": 0}, PARTS),
+    ({"dropout": 0.1}, PARTS),
+    ({"modality": "text"}, PARTS),
+    ({"modality": "image"}, PARTS),
+    ({"modality": "text", "dense": 0.0, "grounding": 0.0}, {"answer"}),
+    ({"accumulate": 2}, PARTS),
+    ({"precision": "bf16"}, PARTS),
+    *(({"fusion": name, "grounding": 0.0}, PARTS - {"grounding"}) for name in FUSIONS),
+]
+
+
+@pytest.mark.parametrize("changes, parts", CAUSES, ids=[str(changes) for changes, _ in CAUSES])
+def test_each_cause_is_one_field_of_the_recipe(changes, parts, tmp_path, monkeypatch):
+    """Without it a step is taken, its part of the loss is gone, and weights have moved."""
+    monkeypatch.setattr(SceneTask, "score", lambda task: {"overall": 0.5})
+    given = recipe(**{"steps": 1, **changes})
+    task = SceneTask(given)
+    before = {n: x.clone() for n, x in task.model.named_parameters()}
+    scene_task.fit(task, given.optimization, tmp_path, as_json(given))
+    (entry,) = read_log(tmp_path / "log.jsonl")
+    assert set(entry) - {"step", "rate", "loss", "score"} == parts
+    assert entry["loss"] == pytest.approx(sum(entry[name] for name in parts))
+    assert 0 < entry["answer"] < 20
+    moved = {n for n, x in task.model.named_parameters() if not torch.equal(x, before[n])}
+    assert any(n.startswith("head") for n in moved)
+
+
+def test_coordinates_and_text_layers_are_gone_from_the_model():
+    model = SceneTask(recipe(coordinates=False, text_layers=0)).model
+    assert model.image.place is None and len(model.text.backbone.encoder.layer) == 0
+    assert SceneTask(recipe()).model.image.place is not None
+
+
+def test_the_seed_decides_the_first_weights():
+    a, b, c = (SceneTask(recipe(seed=seed)).module.state_dict() for seed in (0, 0, 1))
+    assert same(a, b) and not same(a, c)
+
+
+# --- recipes --------------------------------------------------------------------------------------
+
+
+def test_a_recipe_round_trips_through_json():
+    given = recipe(objects=(2, 4), seed=7, coordinates=False, precision="bf16", steps=9)
+    again = SceneRecipe.from_json(json.loads(json.dumps(as_json(given))))
+    assert again == given and isinstance(again.objects, tuple)
+    assert SceneRecipe.from_json({}) == SceneRecipe()
+
+
+@pytest.mark.parametrize("extra", [{"colour": 1}, {"optimization": {"speed": 2}}, {"steps": 3}])
+def test_an_unknown_field_of_a_recipe_is_one_line(extra):
+    with pytest.raises(UserError) as error:
+        SceneRecipe.from_json(as_json(RECIPE) | extra)
+    error_line(error, "a recipe of", re.findall(r"colour|speed|steps", str(extra))[0])
+
+
+@pytest.mark.parametrize(
+    "changes, parts",
+    [
+        ({"modality": "sound"}, ("both, text or image", "'sound'")),
+        ({"fusion": "late"}, ("token-level fusion", "'late'", "grounding to 0")),
+        ({"fusion": "sum"}, ("merged", "'sum'")),
+        ({"preset": "huge"}, ("tiny, small, base", "'huge'")),
+        ({"preset": "base"}, ("64-pixel pictures", "base")),
+        ({"objects": (0, 9)}, ("within 1 to 6", "(0, 9)")),
+        ({"pictures": 0}, ("pictures of 1 or more", "got 0")),
+        ({"questions": 0}, ("questions of 1 or more", "got 0")),
+        ({"seed": -1}, ("seed of 0 or more", "got -1")),
+        ({"dropout": 1.0}, ("dropout", "got 1.0")),
+        ({"accumulate": 3}, ("accumulate to divide 4 pictures", "got 3")),
+    ],
+    ids=str,
+)
+def test_a_recipe_that_cannot_be_run_is_one_line(changes, parts, monkeypatch):
+    # base would take gigabytes before its picture size is looked at
+    monkeypatch.setattr(scene_task.MultimodalBert, "from_config", refuse_base)
+    with pytest.raises(UserError) as error:
+        SceneTask(recipe(**changes))
+    error_line(error, *parts)
+
+
+from_config = scene_task.MultimodalBert.from_config
+
+
+def refuse_base(config):
+    assert config.d < 768, "base is refused before it is built"
+    return from_config(config)
+
+
+# --- a run ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of four steps, best after the second, with its report on twenty pictures."""
+    out, scores = tmp_path_factory.mktemp("run") / "tiny", iter([0.9, 0.1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SceneTask, "score", lambda task: {"overall": next(scores)})
+        patch.setattr(scene_task, "report", lambda task: report(task, 20))
+        result = train_scenes(recipe(), out)
+    return out, result
+
+
+def test_a_run_folder_holds_what_is_promised(trained):
+    out, result = trained
+    assert sorted(p.name for p in out.iterdir()) == [
+        "best", "last", "log.jsonl", "recipe.json", "report.json",
+    ]  # fmt: skip
+    written = json.loads((out / "report.json").read_text())
+    assert written == json.loads(json.dumps(result))
+    assert set(written["controls"]) == {"text_only", "image_only", "shuffled", "blank"}
+    assert set(written["accuracy"]) >= {"mean", "low", "high"}
+    assert written["by_kind"]["overall"] == written["accuracy"]
+    assert written["accuracy"]["n"] == 20 * 2
+    assert written["held_out_combinations"]["overall"]["n"] == 50 * 2
+    assert written["recipe"] == as_json(recipe()) and written["seconds"] >= 0
+    assert [e["step"] for e in read_log(out / "log.jsonl") if "score" in e] == [2, 4]
+
+
+def test_the_report_is_about_the_best_weights(trained):
+    out, result = trained
+    best, last = SceneTask(recipe()), SceneTask(recipe())
+    load_weights(out / "best", best.module)
+    load_weights(out / "last", last.module)
+    assert not same(best.module.state_dict(), last.module.state_dict())
+    task = load_task(out)
+    assert same(task.module.state_dict(), best.module.state_dict())
+    batch = held_out_questions("test", 20, task.recipe)
+    again = accuracy_by_kind(*answer_questions(task.model, batch))
+    assert again == result["by_kind"]
+
+
+def test_the_score_is_of_the_validation_pictures(trained):
+    task = load_task(trained[0])
+    batch = held_out_questions("validation", 100, task.recipe)
+    scores = accuracy_by_kind(*answer_questions(task.model, batch))
+    assert task.score() == {name: value["mean"] for name, value in scores.items()}
+    kept = task._validation
+    assert task.score() and task._validation is kept, "drawn once"
+
+
+def test_another_recipe_in_the_same_folder_is_one_line(trained):
+    with pytest.raises(UserError) as error:
+        train_scenes(recipe(seed=5), trained[0])
+    error_line(error, "a run of another recipe", "--resume")
+
+
+def picture(path, size=(64, 64), mode="RGB"):
+    Image.fromarray(render(drawn(1)[0][0])).resize(size).convert(mode).save(path)
+    return path
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L"])
+def test_an_answer_about_a_picture_file(mode, trained, tmp_path):
+    task = load_task(trained[0])
+    given = answer_about(task, picture(tmp_path / "x.png", mode=mode), "is there a red circle")
+    assert given in ANSWERS
+
+
+def test_the_answer_about_a_file_is_the_answer_about_the_scene(trained, tmp_path):
+    task, given = load_task(trained[0]), drawn(12, questions=1)
+    nn.init.normal_(task.model.head[1].weight, std=9.0)  # else one answer is given to all
+    prediction, _, _ = answer_questions(task.model, tensors(given))
+    for (scene, (question,)), expected in zip(given, prediction, strict=True):
+        Image.fromarray(render(scene)).save(tmp_path / "x.png")
+        assert ANSWER_INDEX[answer_about(task, tmp_path / "x.png", question.text)] == expected
+    assert len(set(prediction)) > 1
+
+
+def test_a_picture_of_another_size_is_one_line(trained, tmp_path):
+    with pytest.raises(UserError) as error:
+        answer_about(load_task(trained[0]), picture(tmp_path / "x.png", (80, 64)), "is there a")
+    error_line(error, "64 × 64", "got 80 × 64")
+
+
+def test_a_broken_picture_is_one_line(trained, tmp_path):
+    """Absent, empty, no picture, cut off, a folder, a bomb, and bytes changed at random."""
+    task = load_task(trained[0])
+    whole = picture(tmp_path / "whole.png").read_bytes()
+    rng, contents = np.random.default_rng(0), [b"", b"no picture", whole[:40], whole[:-200]]
+    for _ in range(60):
+        spoiled = bytearray(whole)
+        for at in rng.integers(8, len(whole), 3):
+            spoiled[at] = rng.integers(256)
+        contents.append(bytes(spoiled))
+    refused = 0
+    for content in contents:
+        (tmp_path / "x.png").write_bytes(content)
+        try:
+            answer_about(task, tmp_path / "x.png", "is there a red circle")
+        except UserError as error:
+            refused += 1
+            assert re.fullmatch(r"expected a picture[^\n]+, got [^\n]+; [^\n]+", str(error))
+    assert refused > 20
+    for path in (tmp_path / "absent.png", tmp_path):
+        with pytest.raises(UserError) as error:
+            answer_about(task, path, "is there a red circle")
+        error_line(error, f"a picture file {path}")
+
+
+def test_a_decompression_bomb_is_one_line(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UserError) as error:
+        answer_about(load_task(trained[0]), picture(tmp_path / "x.png"), "is there a red circle")
+    error_line(error, "a picture file", "decompression bomb")
+
+
+def test_traces_are_what_the_task_reads():
+    assert {"logits", "layers", "image"} <= set(Trace.__dataclass_fields__)
