@@ -14,7 +14,14 @@ from scipy.optimize import linprog
 from torch import nn
 
 from mmlib.attention import attention, attention_weights, join_heads, split_heads
-from mmlib.datasets.symbols import TASKS, SymbolicModel, expected_loss, limit, reference
+from mmlib.datasets.symbols import (
+    TASKS,
+    SymbolicModel,
+    additive_part,
+    expected_loss,
+    limit,
+    reference,
+)
 from mmlib.exercises.chapter_04 import EXERCISES
 from mmlib.fusion import CrossAttention, LateFusion, MergedAttention, modality_share
 from mmlib.tokens import Tokens
@@ -50,7 +57,7 @@ def parts(q, k, v):
 
 @settings(deadline=None, max_examples=25)
 @given(lengths, seeds)
-def test_4_1_the_parts_of_joint_attention(L, seed):
+def test_4_1_parts(L, seed):
     q, k_t, k_i, v_t, v_i = example(*L, seed)
     (Z_t, h_t), (Z_i, h_i) = parts(q, k_t, v_t), parts(q, k_i, v_i)
     joint = attention(
@@ -102,7 +109,7 @@ def test_4_3_mixture(L, seed):
 
 @settings(deadline=None, max_examples=25)
 @given(lengths, seeds)
-def test_4_4_share_at_equal_scores(L, seed):
+def test_4_4_equal_scores(L, seed):
     layer, streams = random_layer(*L, seed)
     nn.init.zeros_(layer.W_q.weight)
     nn.init.zeros_(layer.W_q.bias)
@@ -112,7 +119,7 @@ def test_4_4_share_at_equal_scores(L, seed):
 
 @pytest.mark.filterwarnings("ignore:expected two or more keys")
 @pytest.mark.parametrize("keys, learns", [(1, False), (2, True)])
-def test_4_5_one_key_has_weight_one_and_no_gradient(keys, learns):
+def test_4_5_one_key(keys, learns):
     torch.manual_seed(0)
     layer = CrossAttention(16, ("text", "image"), 4).double()
     text, picture = (Tokens.all_visible(torch.randn(2, n, 16).double()) for n in (5, keys))
@@ -138,18 +145,14 @@ def table_of(fusion, seed=0, T=3, P=4, d=8):
         return head((q.value + layer(q, streams))[:, 0]).reshape(T, P)
 
 
-def emap(table):
-    return table.mean(1, keepdim=True) + table.mean(0, keepdim=True) - table.mean()
-
-
-def test_4_6_late_fusion_is_a_sum():
+def test_4_6_sum():
     table = table_of(LateFusion(8, ("text", "image")))
-    torch.testing.assert_close(emap(table), table)
+    torch.testing.assert_close(additive_part(table), table)
     other = table_of(MergedAttention(8, ("text", "image")))
-    assert (emap(other) - other).abs().max() > 1e-4
+    assert (additive_part(other) - other).abs().max() > 1e-4
 
 
-def test_4_7_a_sum_is_unmoved_by_exchange():
+def test_4_7_exchange():
     table = table_of(LateFusion(8, ("text", "image")))
     for t, u in product(range(3), repeat=2):
         for i, j in product(range(4), repeat=2):
@@ -160,7 +163,7 @@ def test_4_7_a_sum_is_unmoved_by_exchange():
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.floats(-8, 8), min_size=4, max_size=4))
-def test_4_8_no_sum_beats_ln_2_on_xor(parts_of_sum):
+def test_4_8_xor(parts_of_sum):
     f, g = torch.tensor(parts_of_sum, dtype=torch.float64).reshape(2, 2)
     logit = (f[:, None] + g).flatten()
     logits = torch.stack([torch.zeros_like(logit), logit], -1)
@@ -170,19 +173,19 @@ def test_4_8_no_sum_beats_ln_2_on_xor(parts_of_sum):
     assert limit(TASKS["xor"], "sum").loss == pytest.approx(math.log(2))
 
 
-def test_4_9_emap_is_the_nearest_sum():
+def test_4_9_nearest_sum():
     torch.manual_seed(0)
     table = torch.randn(3, 5).double()
     # least squares over all f [3] and g [5], by the normal equations
     design = torch.cat([torch.eye(3).repeat_interleave(5, 0), torch.eye(5).repeat(3, 1)], 1)
     fit = torch.linalg.lstsq(design.double(), table.flatten()[:, None], driver="gelsd").solution
     nearest = (design.double() @ fit).reshape(3, 5)
-    torch.testing.assert_close(EXERCISES["4.6"].right(table), nearest)
+    torch.testing.assert_close(additive_part(table), nearest)
 
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(1, 7), seeds)
-def test_4_10_mean_of_linear_maps(L, seed):
+def test_4_10_linear_mean(L, seed):
     torch.manual_seed(seed)
     linear, bent = nn.Linear(4, 3).double(), nn.Sequential(nn.Linear(4, 3), nn.ReLU()).double()
     cells = torch.randn(2, L + 1, 4).double()
@@ -193,7 +196,7 @@ def test_4_10_mean_of_linear_maps(L, seed):
 
 
 @pytest.mark.parametrize("K", range(1, 6))
-def test_4_11_bound_of_the_means(K):
+def test_4_11_means(K):
     """By brute force: for each picture the best answer that only knows its number of ones."""
     right = 0
     for picture in product((0, 1), repeat=K):
@@ -208,7 +211,7 @@ def test_4_11_bound_of_the_means(K):
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(1, 3), seeds)
-def test_4_12_linear_readout_needs_dominance(K, seed):
+def test_4_12_width(K, seed):
     """All 2^K pictures right ⟺ strictly diagonally dominant ⟹ of rank K."""
     random = torch.Generator().manual_seed(seed)
     M = torch.randn(K, K, generator=random, dtype=torch.float64) + 1.5 * torch.eye(K)
@@ -239,6 +242,18 @@ def test_4_12_a_narrow_sum_cannot():
 
     assert not all(readable(k, u) for k in range(K))
     assert all(readable(k, torch.eye(K).double()) for k in range(K))
+
+
+def test_4_9_of_three_modalities():
+    torch.manual_seed(0)
+    f, g, a = (torch.randn(n).double() for n in (2, 3, 4))
+    table = f[:, None, None] + g[:, None] + a
+    right = EXERCISES["4.6"].right
+    torch.testing.assert_close(right(table), table)
+    other = torch.randn(2, 3, 4).double()
+    left = other - right(other)  # orthogonal to every sum
+    for axes in ((0, 1), (0, 2), (1, 2)):
+        torch.testing.assert_close(left.sum(axes), torch.zeros_like(left.sum(axes)))
 
 
 # --- the record -----------------------------------------------------------------------------------

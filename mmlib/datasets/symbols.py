@@ -224,6 +224,15 @@ def expected_loss(logits: Tensor, task: Task) -> Tensor:
     return (each * task.weight.flatten().to(each.dtype)).sum()
 
 
+def additive_part(table: Tensor) -> Tensor:
+    """The sum f(text) + g(picture) nearest to a table [T, P] of logits, eq. (4.9).
+
+    Source: Hessel and Lee (2020), EMAP.
+    """
+    f, g = table.mean(1, keepdim=True), table.mean(0, keepdim=True)
+    return f + g - table.mean()  # both hold the overall mean
+
+
 def expected_accuracy(logits: Tensor, task: Task, exchange: str = "") -> float:
     """The exact accuracy over all pairs; logits [T·P, 2] as `Task.pairs` orders them.
 

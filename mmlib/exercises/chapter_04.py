@@ -172,43 +172,48 @@ _bound = Exercise(
 )
 
 
-def _emap(logits: Tensor) -> Tensor:
-    return logits.mean(1, keepdim=True) + logits.mean(0, keepdim=True) - logits.mean()
+def _mean(x: Tensor, *kept: int) -> Tensor:
+    """The mean over all axes but the kept ones."""
+    return x.mean([axis for axis in range(3) if axis not in kept], keepdim=True)
 
 
-_table = torch.tensor([[0.3, -1.0, 2.0], [1.5, 0.7, -0.4]], dtype=torch.float64)
+def _sum_of_three(x: Tensor) -> Tensor:
+    return _mean(x, 0) + _mean(x, 1) + _mean(x, 2)
+
+
+def _emap(x: Tensor) -> Tensor:
+    return _sum_of_three(x) - 2 * x.mean()
+
+
+_table = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
 _emaps = Exercise(
     right=_emap,
     wrong=(
+        (_sum_of_three, "The overall mean is in f, in g and in the third; it is wanted once."),
         (
-            lambda x: x.mean(1, keepdim=True) + x.mean(0, keepdim=True),
-            "The overall mean is counted twice, once in the rows and once in the columns.",
+            lambda x: _sum_of_three(x) - x.mean(),
+            "With two modalities one overall mean is too many. With three?",
         ),
         (
-            lambda x: x.mean(1, keepdim=True) + x.mean(0, keepdim=True) + x.mean(),
-            "The overall mean is in both the row and the column mean: subtract it, not add.",
+            lambda x: _sum_of_three(x) - 3 * x.mean(),
+            "Three overall means are in the sum; one of them has to stay.",
         ),
         (
-            lambda x: (x.mean(1, keepdim=True) + x.mean(0, keepdim=True)) / 2,
-            "Halving the sum does not remove the overall mean that is counted twice: on a table"
-            " that is additive already, the projection must change nothing.",
+            lambda x: _sum_of_three(x) / 3,
+            "Dividing does not help: on a table that is a sum already, nothing may change.",
+        ),
+        (
+            lambda x: _mean(x, 0, 1) + _mean(x, 0, 2) + _mean(x, 1, 2) - 2 * x.mean(),
+            "Each of your means keeps two modalities, and so what these two say together.",
         ),
         (
             lambda x: x - _emap(x),
-            "That is what the projection leaves out, the interaction. The additive part was asked"
-            " for.",
-        ),
-        (
-            lambda x: x.mean(1, keepdim=True).expand_as(x),
-            "That keeps only what the text alone says.",
-        ),
-        (
-            lambda x: x.mean(0, keepdim=True).expand_as(x),
-            "That keeps only what the picture alone says.",
+            "That is what the projection leaves out, the interaction. The sum was asked for.",
         ),
     ),
-    cases=((_table,), (torch.arange(4.0).reshape(2, 2).double(),)),
-    look="f is the mean over pictures, g the mean over texts; what do both of them contain?",
+    cases=((_table,), (_table[:, :2] + 1,)),
+    look="f is the mean over the two other axes, and so are g and the third. What have they in"
+    " common?",
 )
 
 
