@@ -71,7 +71,7 @@ class SceneRecipe:
     curriculum: float = 0.15
     dense: float = 1.0
     grounding: float = 0.5
-    location: float = 2.0
+    location: float = 1.5
     coordinates: bool = True
     text_layers: int = 1
     dropout: float = 0.0
@@ -108,8 +108,9 @@ class SceneRecipe:
 
     def mixture(self) -> dict[str, float]:
         """Weights of the kinds of question once the curriculum is over."""
-        weights = dict.fromkeys(KINDS, 1.0) | {"counting": 1.2, "relation": 1.5, "reference": 2.2}
-        return weights | {"color": 0.5, "shape": 0.5, "location": self.location}
+        # counting is the slowest to come, colour and shape the first
+        weights = dict.fromkeys(KINDS, 1.0) | {"color": 0.4, "shape": 0.4, "counting": 3.0}
+        return weights | {"relation": 1.5, "reference": 1.3, "location": self.location}
 
 
 class SceneSupervision(nn.Module):

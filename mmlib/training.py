@@ -84,7 +84,7 @@ class Optimization:
     Raises UserError for a figure with which no step can be taken.
     """
 
-    steps: int = 2700
+    steps: int = 2400
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     warmup: int = 200
