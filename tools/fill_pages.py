@@ -74,14 +74,42 @@ def write_value(value: Any, how: str) -> str:
     return format(value, how)
 
 
-def intervals(value: Any, path: str = "") -> Iterator[tuple[str, dict]]:
-    """Every {mean, low, high} inside a record, with its path."""
-    if isinstance(value, dict):
-        if INTERVAL <= set(value):
-            yield path, value
-            return
-        for key, inner in value.items():
-            yield from intervals(inner, f"{path} {key}".strip())
+def is_interval(value: Any) -> bool:
+    """Whether a value of a record is {mean, low, high}."""
+    return isinstance(value, dict) and set(value) >= INTERVAL
+
+
+def shown(value: dict) -> str:
+    """An interval in a table; without brackets where its ends are the same in the digits shown."""
+    mean, low, high = (f"{round(value[k], 3) + 0.0:.3f}" for k in ("mean", "low", "high"))
+    return mean if low == high else f"{mean} [{low}, {high}]".replace(" ", NO_BREAK)
+
+
+def words(name: str) -> str:
+    """A key of a record as a heading shows it."""
+    return name.replace("_", " ")
+
+
+def interval_tables(value: Any, path: str = "") -> Iterator[str]:
+    """Every {mean, low, high} of a record: a list, or rows by columns where siblings agree."""
+    if not isinstance(value, dict) or is_interval(value):
+        return
+    rows = [inner for inner in value.values() if isinstance(inner, dict) and inner]
+    flat = {key: inner for key, inner in value.items() if is_interval(inner)}
+    columns = list(rows[0]) if rows and not flat else []
+    if (
+        columns
+        and len(rows) == len(value) > 1
+        and all(list(row) == columns and all(map(is_interval, row.values())) for row in rows)
+    ):
+        body = [[words(key), *map(shown, row.values())] for key, row in value.items()]
+        yield f"**{path}**\n\n{table(['row', *map(words, columns)], body)}"
+        return
+    if flat:
+        body = [[words(key), shown(inner)] for key, inner in flat.items()]
+        yield f"**{path or 'result'}**\n\n{table(['measure', 'mean and interval'], body)}"
+    for key, inner in value.items():
+        yield from interval_tables(inner, f"{path}, {words(key)}".strip(", "))
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -106,13 +134,9 @@ def records_block() -> str:
             facts.append(str(record["device"]))
         if isinstance(record.get("versions"), dict):
             facts.append(", ".join(f"{k} {v}" for k, v in record["versions"].items()))
-        title = record.get("title", path.stem.replace("_", " "))
-        rows = [
-            [name.replace("_", " "), *(f"{value[k]:.3f}" for k in ("mean", "low", "high"))]
-            for name, value in intervals(record)
-        ]
-        body = table(["", "mean", "low", "high"], rows) if rows else ""
-        parts.append(f"## {title}\n\n{'; '.join(facts)}.\n\n{body}")
+        title = record.get("title", words(path.stem))
+        tables = "\n".join(interval_tables(record))
+        parts.append(f"## {title}\n\n{'; '.join(facts)}.\n\n{tables}")
     return "\n".join(parts) or "No record has been made yet.\n"
 
 

@@ -1,6 +1,10 @@
 // From file:// the search page may not fetch the excerpt of a hit: leave excerpts out there.
 if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 
+// On a phone a numbered formula starts at the left; centred, it would need its number's width twice.
+if (window.MathJax && matchMedia("(max-width: 600px)").matches)
+  MathJax.svg = {...MathJax.svg, displayAlign: "left", displayIndent: "0"};
+
 // What axe-core finds in the theme: names that hide the visible text, a title outside all landmarks,
 // and boxes that scroll but that the keyboard cannot reach.
 function repair() {
