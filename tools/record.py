@@ -5,7 +5,9 @@
 tools/records/NAME.py holds UNITS, {unit: function(folder) -> JSON values}, and summarize({unit:
 values}) -> the record. A finished unit is kept in runs/records/NAME/UNIT.json, so a run that was
 cut off goes on with the next one (and a unit that trains goes on within its folder). Named units
-alone are run where some are named; the record is written when all are there.
+alone are run where some are named; the record is written when all are there. Until then the
+finished units also stand in book/results/partial/NAME.json, which can be committed: another machine
+goes on from it.
 """
 
 from __future__ import annotations
@@ -53,6 +55,7 @@ def main(name: str, wanted: list[str]) -> None:
     from mmlib.checkpoints import write_whole
 
     record = load(name)
+    partial = ROOT / "book" / "results" / "partial" / f"{name}.json"
     unknown = set(wanted) - set(record.UNITS)
     if unknown:
         raise SystemExit(
@@ -60,6 +63,10 @@ def main(name: str, wanted: list[str]) -> None:
         )
     folder = ROOT / "runs" / "records" / name
     folder.mkdir(parents=True, exist_ok=True)
+    if partial.exists():
+        for unit, values in json.loads(partial.read_text("utf8")).items():
+            if not (folder / f"{unit}.json").exists():
+                write_whole(folder / f"{unit}.json", json.dumps(values, indent=1).encode())
     for unit in wanted or record.UNITS:
         path = folder / f"{unit}.json"
         if path.exists():
@@ -69,11 +76,14 @@ def main(name: str, wanted: list[str]) -> None:
         values = record.UNITS[unit](folder / unit)
         values.setdefault("seconds", round(time.monotonic() - start, 1))
         write_whole(path, json.dumps(values, indent=1).encode())
-    missing = [unit for unit in record.UNITS if not (folder / f"{unit}.json").exists()]
+    done = [unit for unit in record.UNITS if (folder / f"{unit}.json").exists()]
+    units = {unit: json.loads((folder / f"{unit}.json").read_text("utf8")) for unit in done}
+    missing = [unit for unit in record.UNITS if unit not in units]
     if missing:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(partial, (json.dumps(units, indent=1) + "\n").encode())
         print(f"{name}: not yet done: {', '.join(missing)}")
         return
-    units = {unit: json.loads((folder / f"{unit}.json").read_text("utf8")) for unit in record.UNITS}
     result = {
         "command": f"make record NAME={name}", "date": date.today().isoformat(),
         "versions": versions(), "device": "cpu",
@@ -83,6 +93,7 @@ def main(name: str, wanted: list[str]) -> None:
     path = ROOT / "book" / "results" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
+    partial.unlink(missing_ok=True)
     print(f"{name}: written to {path.relative_to(ROOT)}")
 
 
