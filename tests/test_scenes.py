@@ -328,6 +328,8 @@ def test_counts_are_as_flat_as_scenes_allow(by_kind):
     assert set(counts) == set("0123456")
     assert max(counts.values()) / total < 0.33
     assert all(counts[word] / total > 0.02 for word in "0123456")
+    named = [pair for pair in by_kind["counting"] if "many objects" not in pair[1].text]
+    assert sum(share(named, word) for word in "456") > 0.055
 
 
 def test_every_line_of_cells_is_asked_for(by_kind):
