@@ -137,7 +137,7 @@ def digest_of(table: Table) -> str:
 
 
 def split(table: Table, recipe: TableRecipe) -> list[tuple[Tensor, Tensor]]:
-    """(training rows, test rows) of each fold: labels in equal shares, no group on both sides."""
+    """(training rows [n], test rows [m]) of each fold: labels in equal shares, no group in both."""
     labels = [row.label for row in table.rows]
     kind = StratifiedGroupKFold if recipe.group_column else StratifiedKFold
     folds = kind(recipe.folds, shuffle=True, random_state=recipe.seed)

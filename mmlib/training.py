@@ -55,7 +55,7 @@ def train(
 
 
 def require_finite(loss: Tensor, where: str) -> None:
-    """Raises UserError where a loss is NaN or infinite, naming the batch."""
+    """Raises UserError where a scalar loss is NaN or infinite, naming the batch."""
     if not torch.isfinite(loss):
         raise expected(
             "a finite loss", f"{loss.item()} at {where}",

@@ -125,7 +125,10 @@ def report_of(
 def by_class(
     table: Table, target: Tensor, tests: Sequence[Tensor], outcomes: Sequence[Mapping[str, Tensor]]
 ) -> dict[str, dict[str, float]]:
-    """For each label its rows, and the share of them answered rightly, all folds together."""
+    """For each label its rows, and the share of them answered rightly, all folds together.
+
+    target [n] of all rows; tests the test rows [m] of each fold; outcomes its predictions [m].
+    """
     rows = torch.cat(list(tests))
     right = {
         name: torch.cat([outcome[name] for outcome in outcomes]) == target[rows]

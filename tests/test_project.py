@@ -300,7 +300,7 @@ def test_functions_of_tensors_state_shapes():
             continue
         annotations = " ".join(map(str, inspect.get_annotations(value).values()))
         annotations = re.sub(r"(?:dict|Mapping)\[str, [\w.]*Tensor\]", "", annotations)  # by name
-        said = re.search(r"\[[\w., |*+×/-]+\]|\bscalar\b", value.__doc__ or "")
+        said = re.search(r"\[[\w., |*+×·…/-]+\]|\bscalar\b", value.__doc__ or "")
         if "Tensor" in annotations and not said:
             silent.append(name)
     assert not silent
