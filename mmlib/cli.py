@@ -184,15 +184,16 @@ def _resume(given: argparse.Namespace) -> None:
 def _saved_recipe(run: Path) -> dict[str, Any]:
     path = run / "recipe.json"
     try:
-        return json.loads(path.read_text("utf8"))
+        saved = json.loads(path.read_text("utf8"))
     except FileNotFoundError:
         raise expected(
             f"a run folder with {path}", "no such file", "name the --out of a run"
         ) from None
     except ValueError:
-        raise expected(
-            f"JSON in {path}", "something else", "copy it anew, or train again"
-        ) from None
+        saved = None
+    if not isinstance(saved, dict):
+        raise expected(f"a recipe in {path}", "something else", "copy it anew, or train again")
+    return saved
 
 
 def _train_scenes(given: argparse.Namespace) -> None:

@@ -304,6 +304,8 @@ def report(task: SceneTask, pictures: int = 1000) -> dict[str, Any]:
     """What a run ends with: accuracy by kind on unseen scenes, its controls, and combinations of
     colour and shape that were never trained, with Wilson intervals over the questions."""
     recipe = task.recipe
+    if pictures < 1:
+        raise expected("pictures of 1 or more", pictures, "ask about some")
     scores = controls(task.model, held_out_questions("test", pictures, recipe))
     unseen = held_out_questions("test", max(50, pictures // 5), recipe, "held_out")
     return {

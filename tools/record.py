@@ -40,7 +40,7 @@ def versions() -> dict[str, str]:
 def load(name: str) -> Any:
     """The module tools/records/NAME.py."""
     path = ROOT / "tools" / "records" / f"{name}.py"
-    known = sorted(p.stem for p in path.parent.glob("*.py") if not p.stem.startswith("_"))
+    known = sorted(p.stem for p in (ROOT / "tools" / "records").glob("[a-z]*.py"))
     if name not in known:
         raise SystemExit(f"expected a record of {', '.join(known)}, got '{name}'; choose one")
     spec = importlib.util.spec_from_file_location(f"records.{name}", path)
