@@ -1,18 +1,27 @@
 """What the tests of tokens, attention and fusion share: random shapes, heads, masks and tokens for
 hypothesis, drawn the same on each run; what may stand in padding; the form of an error line."""
 
+import os
 import re
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from mmlib.tokens import Tokens
 
-# derandomize: a test that fails for the reader fails for us too
-settings.register_profile("mmlib", derandomize=True, deadline=None, database=None, max_examples=30)
+# A planted fault needs no smallest example (tools/mutants.py).
+PHASES = [Phase.explicit, Phase.generate] if "NO_SHRINKING" in os.environ else list(Phase)
+settings.register_profile(
+    "mmlib",
+    derandomize=True,  # a test that fails for the reader fails for us too
+    deadline=None,
+    database=None,
+    max_examples=30,
+    phases=PHASES,
+)
 settings.load_profile("mmlib")
 
 NAMES = ("text", "image", "audio")
