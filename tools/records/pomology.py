@@ -22,6 +22,7 @@ from mmlib.tabular import Backbones, CrossValidation, TableRecipe, train_table
 from mmlib.training import read_log
 
 EVERY = 20
+TOLERANCE = 0.01
 
 
 def recipe(data: Path) -> TableRecipe:
@@ -73,6 +74,7 @@ def summarize(units: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "rows": report["rows"],
         "without_text": report["without_text"],
         "groups": report["groups"],
+        "folds": report["folds"],
         "by_class": report["by_class"],
         "warnings": report["warnings"],
         "first_losses": units["first_losses"]["losses"],
