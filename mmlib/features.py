@@ -135,7 +135,7 @@ def extract(
 def _picture_features(encoder: GridEncoder, pictures: dict[str, Path], folder: Path) -> Tensor:
     """[1 + U, L_i, width]; the first is zero: no cell of it is ever visible."""
     name = fingerprint(encoder.backbone)
-    cells, width = len(encoder.places), encoder.to_d.in_features
+    cells, width = cast(Tensor, encoder.places).shape[0], encoder.to_d.in_features
     parts = [torch.zeros(1, cells, width, dtype=torch.float16)]
     for shard in _shards(list(pictures), "pictures"):
 

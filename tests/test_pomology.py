@@ -220,6 +220,8 @@ def test_without_a_network_one_line_says_what_to_do(tmp_path, monkeypatch, error
 
 @pytest.fixture(scope="module")
 def record() -> dict:
+    if not RECORD.is_file():
+        pytest.skip("no record yet: make record NAME=pomology")
     return json.loads(RECORD.read_text("utf8"))
 
 
