@@ -402,11 +402,22 @@ def test_best_guess_finds_what_text_gives_away():
     assert scenes.best_guess(made, "text") == {"color": 7 / 8, "overall": 7 / 8}
 
 
+def test_best_guess_does_not_learn_what_it_is_tested_on():
+    """Every text occurs once, with a coin's answer: counted on the test half, it would be right."""
+    rng = np.random.default_rng(0)
+    scene = Scene((thing("red", "circle", 20, 20),), 240)
+    made = [
+        (scene, [Question("relation", f"is {i} left of {j}", "yes" if up else "no", ())])
+        for (i, j), up in zip(product(range(20), repeat=2), rng.random(400) < 0.5, strict=True)
+    ]
+    assert scenes.best_guess(made, "text")["relation"] < 0.62
+
+
 def test_best_guess_knows_the_objects_but_not_the_question():
     """One red circle: colour and shape are known if the kind is, not where both are asked."""
     scene = Scene((thing("red", "circle", 20, 20),), 240)
     rng = np.random.default_rng(0)
-    kinds = ["color", "color", "color", "shape"]
+    kinds = ["shape", "color", "color", "color"]
     made = [(scene, [scenes.ask(scene, kind, rng) for kind in kinds]) for _ in range(4)]
     guessed = scenes.best_guess(made, "objects")
     assert guessed == {"color": 1.0, "shape": 1.0, "overall": 0.75}
