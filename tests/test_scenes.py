@@ -466,6 +466,8 @@ def test_training_questions_about_a_mixed_scene_leave_held_out_things_alone():
     for _ in range(30):
         assert scenes.ask(scene, "color", rng).text == "what color is the circle"
         assert scenes.ask(scene, "color", rng, "held_out").text == "what color is the square"
+    asked = {scenes.ask(scene, "color", rng, "all").text for _ in range(30)}
+    assert asked == {"what color is the circle", "what color is the square"}
     assert scenes.ask(scene, "relation", rng) is None
     only = Scene(scene.things[:1], 240)
     assert [scenes.ask(only, kind, rng) for kind in ("existence", "shape", "location")] == [
