@@ -311,6 +311,13 @@ def test_reads_well_without_the_site(path):
     assert not re.search(r"^\([\w-]+\)=$", text, re.MULTILINE), "a label that shows in Colab"
 
 
+@each_notebook
+def test_heads_of_tables_have_a_word_beside_a_formula(path):
+    """A screen reader, and axe-core in the browser's test, find a formula alone empty."""
+    for row in re.findall(r"^\|(.+)\|\n\|[-| :]+\|$", markdown(path), re.MULTILINE):
+        assert all(re.search(r"\w", without(cell, r"\$[^$]*\$")) for cell in row.split("|")), row
+
+
 # --- numbers and words ----------------------------------------------------------------------------
 
 NOT_PROSE = (
