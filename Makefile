@@ -9,6 +9,7 @@ LOCK ?= requirements-lock.txt
 # Address of a second package index, for a torch without CUDA; see README.
 TORCH_INDEX ?=
 BROWSER ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+NPM := $(shell command -v npm || true)
 
 VENV := .venv
 BOOK := .venv-book
@@ -55,14 +56,19 @@ test: $(VENV)/.weights book browser
 	  -n 2 --dist loadfile --cov=mmlib --cov-fail-under=95 --durations=15 -q -rs
 
 .PHONY: browser
+ifeq ($(BROWSER),)
 browser:
-	@if [ -z '$(BROWSER)' ]; then \
-	  echo 'No Chromium found: the tests that open the site in a browser are skipped.'; \
-	elif ! command -v npm >/dev/null; then \
-	  echo 'No npm found: the tests that open the site in a browser are skipped.'; \
-	elif [ tools/package.json -nt tools/node_modules/.ready ]; then \
-	  npm install --prefix tools --no-package-lock --no-audit --no-fund --silent && touch tools/node_modules/.ready; \
-	fi
+	@echo 'No Chromium found: the tests that open the site in a browser are skipped.'
+else ifeq ($(NPM),)
+browser:
+	@echo 'No npm found: the tests that open the site in a browser are skipped.'
+else
+browser: tools/node_modules/.ready
+endif
+
+tools/node_modules/.ready: tools/package.json
+	npm install --prefix tools --no-package-lock --no-audit --no-fund --silent
+	touch $@
 
 ## make train      the small model on generated scenes, about 15 minutes on two cores
 train: $(VENV)/.weights
