@@ -1,10 +1,13 @@
-"""What a planted fault showed that no other test would see (tools/mutants.toml)."""
+"""What a planted fault showed that no other test would see, or not within a second."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from toy import HOW, Toy
 
+from mmlib.datasets.table import Row, Table
+from mmlib.tabular import CrossValidation, TableRecipe, split
 from mmlib.training import fit
 
 
@@ -28,3 +31,36 @@ def test_each_step_draws_its_own_random_numbers(tmp_path):
         fit(task, replace(HOW, accumulate=1), tmp_path / str(seed), {})
         drawn += task.drawn
     assert len(drawn) == len(set(drawn)) == 2 * HOW.steps
+
+
+RECIPE = TableRecipe("paintings.csv", "picture", "text", "label", "name")
+
+
+def test_folds_divide_the_rows_and_never_a_group():
+    rows = [Row(i + 2, None, f"text {i}", "ab"[i % 2], f"group {i // 3}") for i in range(60)]
+    tested = []
+    for train_rows, test_rows in split(Table(Path("paintings.csv"), tuple(rows), ()), RECIPE):
+        seen = {rows[i].group for i in train_rows}
+        assert not seen & {rows[i].group for i in test_rows}
+        tested += test_rows.tolist()
+    assert sorted(tested) == list(range(60))
+
+
+def test_the_control_exchanges_pictures_among_the_test_rows(monkeypatch):
+    """The texts stay in their rows; each picture is that of one test row, few of their own."""
+    asked = []
+
+    def answer(model, shown, rows, pictures_of=None):
+        asked.append((rows, pictures_of))
+        return rows
+
+    validation = CrossValidation(RECIPE, None, None, torch.arange(200) % 2, 2, Path("log"))
+    monkeypatch.setattr(validation, "fit", lambda *given: None)
+    monkeypatch.setattr(validation, "probe", lambda *given: None)
+    monkeypatch.setattr(validation, "answer", answer)
+    test_rows = torch.arange(100, 200)
+    validation.fold(0, torch.arange(100), test_rows, lambda: None)
+    assert all(torch.equal(rows, test_rows) for rows, _ in asked)
+    (pictures,) = [pictures for _, pictures in asked if pictures is not None]
+    assert torch.equal(pictures.sort().values, test_rows)
+    assert (pictures == test_rows).sum() < 10  # one is expected to keep its own
