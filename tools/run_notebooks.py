@@ -11,6 +11,9 @@ import sys
 import time
 from pathlib import Path
 
+# On a new machine this builds Matplotlib's cache of fonts here; in a chapter's first cell it would
+# say so on stderr, which is compared.
+import matplotlib.font_manager  # noqa: F401
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
