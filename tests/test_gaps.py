@@ -9,6 +9,7 @@ from toy import HOW, Toy
 from mmlib.datasets.table import Row, Table
 from mmlib.tabular import CrossValidation, TableRecipe, split
 from mmlib.training import fit
+from mmlib.verdict import sentence
 
 
 class Drawing(Toy):
@@ -64,3 +65,13 @@ def test_the_control_exchanges_pictures_among_the_test_rows(monkeypatch):
     (pictures,) = [pictures for _, pictures in asked if pictures is not None]
     assert torch.equal(pictures.sort().values, test_rows)
     assert (pictures == test_rows).sum() < 10  # one is expected to keep its own
+
+
+def test_a_gain_whose_interval_holds_zero_is_no_help():
+    both, gain = [0.8, 0.7, 0.9, 0.6, 0.85], [0.10, -0.08, 0.06, -0.05, 0.04]
+    text = [b - g for b, g in zip(both, gain, strict=True)]
+    image = [b - 0.3 - g for b, g in zip(both, gain, strict=True)]
+    assert sum(gain) > 0
+    found = sentence(both, {"the picture alone": image, "the text alone": text})
+    assert found.startswith("Fusion does not help by an amount we can tell:")
+    assert "over the text alone" in found and "over the picture alone" not in found
