@@ -207,6 +207,13 @@ def test_4_11_means(K):
     assert right / (K * 2**K) == pytest.approx(bound)
     assert limit(reference(K), "means").accuracy == pytest.approx(bound)
     assert EXERCISES["4.5"].right(K) == pytest.approx(bound)
+    # exercise 4.5, by brute force: ones with probability p, the best answer for each number of them
+    for p in (0.2, 0.9):
+        score = 0.0
+        for picture in product((0, 1), repeat=K):
+            n = sum(picture)
+            score += p**n * (1 - p) ** (K - n) * sum(v == int(2 * n > K) for v in picture) / K
+        assert EXERCISES["4.5"].right(K, p) == pytest.approx(score)
 
 
 @settings(deadline=None, max_examples=60)

@@ -144,30 +144,47 @@ _functions_beyond_a_sum = Exercise(
 )
 
 
-def _pooled_bound(K: int) -> float:
-    return sum(comb(K, n) * max(n, K - n) for n in range(K + 1)) / 2**K / K
+def _pictures(K: int, n: int, p: float) -> float:
+    """The probability of n ones among K values."""
+    return comb(K, n) * p**n * (1 - p) ** (K - n)
+
+
+def _pooled_bound(K: int, p: float = 0.5) -> float:
+    return sum(_pictures(K, n, p) * max(n, K - n) for n in range(K + 1)) / K
 
 
 _bound = Exercise(
     right=_pooled_bound,
     wrong=(
         (
-            lambda K: sum(max(n, K - n) for n in range(K + 1)) / (K + 1) / K,
-            "You took every number of ones as equally likely. How many pictures have n ones?",
+            lambda K, p: _pooled_bound(K),
+            "That is eq. (4.11), where ones are as frequent as zeros. How many ones does a picture"
+            " have when they are not?",
         ),
         (
-            lambda K: K * _pooled_bound(K),
+            lambda K, p: sum(p**n * (1 - p) ** (K - n) * max(n, K - n) for n in range(K + 1)) / K,
+            "You counted one picture with n ones. How many are there?",
+        ),
+        (
+            lambda K, p: sum(max(n, K - n) for n in range(K + 1)) / (K + 1) / K,
+            "You took every number of ones as equally likely.",
+        ),
+        (
+            lambda K, p: K * _pooled_bound(K, p),
             "That is the expected number of right cells; divide by the cells to get a share.",
         ),
         (
-            lambda K: max(K // 2, K - K // 2) / K,
-            "That is the best guess for the average picture. Take the best guess for each n first,"
-            " then the average.",
+            lambda K, p: max(p, 1 - p),
+            "That is the majority answer. The mean cell also tells n: take the best guess for each"
+            " n, then the average.",
         ),
-        (lambda K: 0.5, "The mean cell still tells how many ones there are: use it."),
-        (lambda K: 1.0, "That needs the pairs of key and value, which the mean does not keep."),
+        (
+            lambda K, p: sum(_pictures(K, n, p) * max(p, 1 - p) for n in range(1, K + 1)),
+            "Given n the named cell holds a one with probability n/K; p has done its part.",
+        ),
+        (lambda K, p: 1.0, "That needs the pairs of key and value, which the mean does not keep."),
     ),
-    cases=tuple((K,) for K in range(1, 9)),
+    cases=tuple((K, p) for K in (1, 2, 4, 7) for p in (0.5, 0.2, 0.9)),
     look="Given n ones among K cells, how often is the best guess right? Average over n.",
 )
 
