@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from mmlib.errors import UserError
-from mmlib.scene_task import SceneRecipe, SceneTask, held_out_questions
+from mmlib.scene_task import SceneRecipe, SceneTask
 from mmlib.scenes import KINDS
 from mmlib.training import fit, read_log
 from tools import record
 
 RECORD = Path(__file__).resolve().parents[1] / "book" / "results" / "scenes_small.json"
+PARTIAL = RECORD.parent / "partial" / RECORD.name
 
 SOURCE = """
 import json
@@ -222,18 +223,23 @@ class FirstSteps(SceneTask):
         return super().batch(step)
 
 
-def test_the_record_is_of_this_code(small, tmp_path):
+@pytest.fixture(scope="module")
+def fingerprint() -> tuple[SceneRecipe, list[float]]:
+    """Recipe and first losses of seed 0, as soon as that seed is done."""
+    if RECORD.exists():
+        record_ = json.loads(RECORD.read_text("utf8"))
+        return SceneRecipe.from_json(record_["recipe"]), record_["first_losses"]
+    units = json.loads(PARTIAL.read_text("utf8")) if PARTIAL.exists() else {}
+    if "seed_0" not in units:
+        pytest.skip("seed 0 is not there: make record NAME=scenes_small")
+    return SceneRecipe.from_json(units["seed_0"]["recipe"]), units["seed_0"]["losses"]
+
+
+def test_the_record_is_of_this_code(fingerprint, tmp_path):
     """The losses of the first two steps of seed 0, taken again, are those of the record."""
-    recipe = SceneRecipe.from_json(small["recipe"])
+    recipe, recorded = fingerprint
+    assert recipe == SceneRecipe()
     with pytest.raises(UserError, match="enough"):
         fit(FirstSteps(recipe), replace(recipe.optimization, workers=0), tmp_path, {})
     losses = [entry["loss"] for entry in read_log(tmp_path / "log.jsonl")]
-    assert losses == pytest.approx(small["first_losses"][:2], rel=TOLERANCE)
-
-
-def test_the_recorded_test_questions_are_asked_of_unseen_scenes(small):
-    recipe = SceneRecipe.from_json(small["recipe"])
-    test = held_out_questions("test", 50, recipe)
-    train = SceneTask(recipe).batch(recipe.optimization.steps - 1)
-    seen = {x.numpy().tobytes() for x in train["pictures"]}
-    assert not seen & {x.numpy().tobytes() for x in test["pictures"]}
+    assert losses == pytest.approx(recorded[:2], rel=TOLERANCE)

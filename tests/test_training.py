@@ -495,14 +495,15 @@ OPTIONS = (
 ).split()
 
 
-def command(folder: Path, *arguments: str) -> subprocess.Popen:
+def command(stderr: Path, *arguments: str) -> subprocess.Popen:
     """Start the command line in a process group of its own, as a terminal does."""
-    return subprocess.Popen(
-        [sys.executable, "-c", COMMAND, "train", *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=(folder / "stderr").open("w"),
-        start_new_session=True,
-    )
+    with stderr.open("w") as file:
+        return subprocess.Popen(
+            [sys.executable, "-c", COMMAND, "train", *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=file,
+            start_new_session=True,
+        )
 
 
 def wait_for_step(run_folder: Path, step: int, process: subprocess.Popen) -> int:
@@ -523,22 +524,23 @@ def killed(tmp_path_factory):
     whole, cut = folder / "whole", folder / "cut"
     facts: dict = {"whole": whole, "cut": cut}
 
-    process = command(folder, *OPTIONS, "--out", str(cut))
+    uninterrupted = command(folder / "stderr of whole", *OPTIONS, "--out", str(whole))
+    process = command(folder / "stderr", *OPTIONS, "--out", str(cut))
     wait_for_step(cut, 30, process)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     facts["killed at"] = (cut / "log.jsonl").read_text().count("\n")
     facts["kept"] = read_checkpoint(cut / "last")[2]["step"]
 
-    process = command(folder, "--resume", str(cut))
+    process = command(folder / "stderr", "--resume", str(cut))
     wait_for_step(cut, 34, process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers as well
     facts["code"] = process.wait()
     facts["stderr"] = (folder / "stderr").read_text()
     facts["stopped at"] = read_checkpoint(cut / "last")[2]["step"]
 
-    assert command(folder, "--resume", str(cut)).wait() == 0
-    assert command(folder, *OPTIONS, "--out", str(whole)).wait() == 0
+    assert command(folder / "stderr", "--resume", str(cut)).wait() == 0
+    assert uninterrupted.wait() == 0
     return facts
 
 
