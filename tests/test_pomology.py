@@ -243,5 +243,5 @@ def test_the_first_losses_of_the_record_come_again(record, tmp_path):
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     found = module.first_losses(tmp_path)["losses"]
-    # another processor rounds otherwise; what that makes of the loss was measured, see tolerance
+    # another processor rounds otherwise; the tolerance says what that makes of a loss
     assert found == pytest.approx(record["first_losses"], rel=module.TOLERANCE)

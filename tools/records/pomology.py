@@ -22,7 +22,8 @@ from mmlib.tabular import Backbones, CrossValidation, TableRecipe, train_table
 from mmlib.training import read_log
 
 EVERY = 20
-TOLERANCE = 0.01
+# of the losses; one thread and two differ by 1.3e-6 (AVX2), other processors were not tried
+TOLERANCE = 1e-3
 
 
 def recipe(data: Path) -> TableRecipe:
