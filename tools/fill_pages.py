@@ -137,7 +137,27 @@ def records_block() -> str:
         title = record.get("title", words(path.stem))
         tables = "\n".join(interval_tables(record))
         parts.append(f"## {title}\n\n{'; '.join(facts)}.\n\n{tables}")
+    parts += [unfinished(path) for path in sorted((RESULTS / "partial").glob("*.json"))]
     return "\n".join(parts) or "No record has been made yet.\n"
+
+
+def unfinished(path: Path) -> str:
+    """What is there of a record that was cut off: each seed by itself, beside its controls."""
+    units = json.loads(path.read_text("utf8"))
+    parts = [
+        f"## {words(path.stem)}, not yet complete\n\n`make record NAME={path.stem}` goes on with "
+        f"it. Done so far: {', '.join(map(words, units))}. The intervals are Wilson's, over the "
+        "questions of one seed.\n"
+    ]
+    for name, unit in units.items():
+        if "report" in unit:
+            columns = {"accuracy": unit["report"]["by_kind"], **unit["report"]["controls"]}
+            by_kind = {
+                kind: {column: scores[kind] for column, scores in columns.items()}
+                for kind in columns["accuracy"]
+            }
+            parts += interval_tables(by_kind, words(name))
+    return "\n".join(parts)
 
 
 def mutants_block() -> str:
