@@ -66,6 +66,21 @@ def test_not_finite_is_said(capsys):
     assert "not a finite number" in text
 
 
+def test_one_maximum_for_all_rows_is_not_enough(capsys):
+    def merged(h_t, s_t, h_i, s_i, most):
+        Z_t, Z_i = (s_t - most).exp(), (s_i - most).exp()
+        return (Z_t[..., None] * h_t + Z_i[..., None] * h_i) / (Z_t + Z_i)[..., None]
+
+    def by_row(h_t, s_t, h_i, s_i):
+        return merged(h_t, s_t, h_i, s_i, torch.maximum(s_t, s_i))
+
+    def at_once(h_t, s_t, h_i, s_i):
+        return merged(h_t, s_t, h_i, s_i, max(s_t.max(), s_i.max()))
+
+    assert "right." in said(capsys, "4.3", by_row)
+    assert "One maximum for all rows" in said(capsys, "4.3", at_once)
+
+
 def test_unknown_names():
     for name in ("4.99", "99.1", "first"):
         with pytest.raises(UserError, match="expected"):
@@ -90,6 +105,8 @@ def head(scale=20.0, sign=1.0):
         (head(sign=-1.0), "opposite"),
         ((head()[0], head()[1], torch.ones(1, 6)), "the same value"),
         ((head()[0], head()[1], torch.tensor([[1.0, 0, 0, -1.0, 0, 0]])), "what W_v reads"),
+        ((head()[0], head()[1], torch.tensor([[0, 0, 0, 0, 0, 1.0]])), "no result is below zero"),
+        (head(scale=-20.0), "the sign of the product"),
         ((head()[0][:, :4], *head()[1:]), "needs 5 columns"),
         ((head()[0][:3], *head()[1:]), "the same number of rows"),
     ],

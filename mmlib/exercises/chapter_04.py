@@ -94,7 +94,14 @@ def _merge_cases() -> list[tuple]:
     h_t, h_i = (torch.randn(3, 2, generator=random, dtype=torch.float64) for _ in range(2))
     s_t = torch.tensor([0.5, 2.0, -1.0], dtype=torch.float64)
     s_i = torch.tensor([1.5, 0.25, -3.0], dtype=torch.float64)
-    return [(h_t, s_t, h_i, s_i), (h_t, s_t + 1000, h_i, s_i + 1000)]
+    apart = torch.tensor([1000.0, 0.0, -1000.0], dtype=torch.float64)
+    shifts = (0, 1000, apart)
+    return [(h_t, s_t + shift, h_i, s_i + shift) for shift in shifts]
+
+
+def _merge_by_one_maximum(h_t: Tensor, s_t: Tensor, h_i: Tensor, s_i: Tensor) -> Tensor:
+    most = torch.maximum(s_t, s_i).max()
+    return _merge_overflowing(h_t, s_t - most, h_i, s_i - most)
 
 
 _merging = Exercise(
@@ -104,6 +111,11 @@ _merging = Exercise(
             _merge_overflowing,
             "Right for small scores. In the second case e^1000 overflows to inf, and inf/inf is"
             " NaN: use only the difference of the two logarithms.",
+        ),
+        (
+            _merge_by_one_maximum,
+            "One maximum for all rows: in a row far below it both terms become 0, and 0/0 is NaN."
+            " Take the maximum of each row, or only the difference of the two logarithms.",
         ),
         (
             lambda h_t, s_t, h_i, s_i: _merge(h_i, s_t, h_t, s_i),
@@ -263,6 +275,13 @@ def _judge_weights(answer: Any) -> str:
         return "not yet. Every answer is the opposite of the right one: look at the sign of W_v."
     if bool(((v - v[..., :1, :]).abs() < 1e-9).all()):
         return "not yet. W_v gives every cell the same value, so what is looked at does not matter."
+    if bool((named <= weights.amin(-1).T + 1e-9).all()):
+        return "not yet. The named cell gets the least attention: look at the sign of the product."
+    if bool((named > 0.5).all()) and bool((margin >= 0).all()):
+        return (
+            "not yet. The right cell is looked at, but no result is below zero. What should W_v"
+            " read from a cell whose value is zero?"
+        )
     if bool((named <= 0.5).any()):
         return (
             "not yet. A named cell gets half of the attention or less, so the other three together"
