@@ -70,7 +70,7 @@ tools/node_modules/.ready: tools/package.json
 	npm install --prefix tools --no-package-lock --no-audit --no-fund --silent
 	touch $@
 
-## make train      the small model on generated scenes, about 15 minutes on two cores
+## make train      the small model on generated scenes; shows the time that is left
 train: $(VENV)/.weights
 	$(VENV)/bin/mmlib train --preset small --seed 0 --out runs/small
 
