@@ -82,22 +82,28 @@ class GridEncoder(Encoder):
     """The cells of a convolutional network's last map as tokens [B, h·w, d], row by row.
 
     backbone maps pictures [B, 3, height, width] to a map [B, width, h, w]. The cells keep their
-    places: a learned vector for each row and each column and, with `coordinates`, a linear map of x
-    and y in [−1, 1], so that "left of" is a difference and need not be learned cell by cell.
+    places: a learned vector for each row and each column (without `axes` one for each cell) and,
+    with `coordinates`, a linear map of x and y in [−1, 1], so that "left of" is a difference and
+    need not be learned cell by cell.
 
     Source: He et al. (2016) for ResNet; the document keeps one pooled vector instead (section 4.3).
     """
 
     def __init__(
-        self, backbone: nn.Module, width: int, d: int, size: int, coordinates: bool = True
-    ):
+        self, backbone: nn.Module, width: int, d: int, size: int, coordinates: bool = True,
+        axes: bool = True,
+    ):  # fmt: skip
         super().__init__(backbone, width, d)
         self.size = size
         with torch.no_grad():
             probe = self._map(torch.zeros(1, 3, size, size))
         h, w = probe.shape[-2:]
-        self.row = nn.Parameter(torch.randn(h, 1, d) * 0.3)
-        self.column = nn.Parameter(torch.randn(1, w, d) * 0.3)
+        self.axes = axes
+        if axes:
+            self.row = nn.Parameter(torch.randn(h, 1, d) * 0.3)
+            self.column = nn.Parameter(torch.randn(1, w, d) * 0.3)
+        else:
+            self.cell = nn.Parameter(torch.randn(h, w, d) * 0.3)
         y, x = torch.meshgrid(torch.linspace(-1, 1, h), torch.linspace(-1, 1, w), indexing="ij")
         self.register_buffer("places", torch.stack([x, y], -1).flatten(0, 1), persistent=False)
         self.place = nn.Linear(2, d, bias=False) if coordinates else None
@@ -131,7 +137,8 @@ class GridEncoder(Encoder):
 
     def project(self, features: Tokens) -> Tokens:
         """Features [B, h·w, width] → tokens [B, h·w, d] that carry their place."""
-        x = self.to_d(features.value) + (self.row + self.column).flatten(0, 1)
+        learned = self.row + self.column if self.axes else self.cell
+        x = self.to_d(features.value) + learned.flatten(0, 1)
         if self.place is not None:
             x = x + self.place(self.places)
         return Tokens(self.norm(x), features.mask)

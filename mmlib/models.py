@@ -44,6 +44,7 @@ class ModelConfig:
     image: str = "small"
     image_size: int = 64
     coordinates: bool = True
+    axes: bool = True
     dropout: float = 0.0
 
 
@@ -126,7 +127,9 @@ class MultimodalBert(nn.Module):
         )  # fmt: skip
         return cls(
             TextEncoder(bert, config.d),
-            GridEncoder(body(), width, config.d, config.image_size, config.coordinates),
+            GridEncoder(
+                body(), width, config.d, config.image_size, config.coordinates, config.axes
+            ),
             config.d, config.heads, config.layers, config.fusion, config.classes, config.dropout,
         )  # fmt: skip
 

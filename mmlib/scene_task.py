@@ -1,8 +1,8 @@
 """Learning the generated world: the recipe, its batches, its losses, its report.
 
 Each cause of success is one field of the recipe, so that chapter 07 can take it away: the number
-of distinct pictures a step, dense supervision, grounding, location questions, coordinates, the
-curriculum, BERT's own layers.
+of distinct pictures a step, dense supervision, grounding, location questions, coordinates and axes,
+the curriculum, BERT's own layers.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class SceneRecipe:
 
     pictures × questions a step; scenes of `objects` things, of 1 to 3 in the first `curriculum`
     share of the steps; dense and grounding weigh their losses (0 takes them away); location weighs
-    the location questions in the mixture; modality "text" or "image" trains that one alone.
+    the location questions in the mixture; coordinates and axes are how a cell knows its place
+    (`GridEncoder`); modality "text" or "image" trains that one alone.
     """
 
     preset: str = "small"
@@ -73,6 +74,7 @@ class SceneRecipe:
     grounding: float = 0.5
     location: float = 1.5
     coordinates: bool = True
+    axes: bool = True
     text_layers: int = 1
     dropout: float = 0.0
     optimization: Optimization = field(default_factory=Optimization)
@@ -149,7 +151,8 @@ class SceneTask:
         torch.manual_seed(key(recipe.seed))
         config = preset(
             recipe.preset, len(ANSWERS), len(WORDS), positions=LENGTH, fusion=recipe.fusion,
-            coordinates=recipe.coordinates, text_layers=recipe.text_layers, dropout=recipe.dropout,
+            coordinates=recipe.coordinates, axes=recipe.axes, text_layers=recipe.text_layers,
+            dropout=recipe.dropout,
         )  # fmt: skip
         if config.image_size != 64:
             raise expected(

@@ -84,12 +84,16 @@ def count(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
+@pytest.mark.parametrize("axes", [True, False])
 @pytest.mark.parametrize("coordinates", [True, False])
-def test_every_parameter_is_accounted_for(coordinates):
-    model = build(layers=3, d=24, text_layers=2, coordinates=coordinates, image_size=24)
+def test_every_parameter_is_accounted_for(coordinates, axes):
+    model = build(
+        layers=3, d=24, text_layers=2, coordinates=coordinates, axes=axes, image_size=24
+    )  # fmt: skip
     assert count(model.text.backbone) == bert_parameters(VOCABULARY, 32, 32, 2)
     assert count(model.text) - count(model.text.backbone) == 32 * 24 + 24
-    image = (128 * 24 + 24) + (3 + 3) * 24 + (2 * 24 if coordinates else 0) + 2 * 24
+    places = 3 + 3 if axes else 3 * 3
+    image = (128 * 24 + 24) + places * 24 + (2 * 24 if coordinates else 0) + 2 * 24
     assert count(model.image) - count(model.image.backbone) == image
     assert count(model.fusion) == 3 * merged_layer_parameters(24)
     assert count(model.modality) == 2 * 24

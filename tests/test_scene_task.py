@@ -426,6 +426,7 @@ CAUSES: list[tuple[dict, set[str]]] = [
     ({"dense": 0.0, "grounding": 0.0}, {"answer"}),
     ({"location": 0.0}, PARTS),
     ({"coordinates": False}, PARTS),
+    ({"axes": False}, PARTS),
     ({"curriculum": 0.0}, PARTS),
     ({"pictures": 1}, PARTS),
     ({"text_layers": 0}, PARTS),
@@ -459,6 +460,7 @@ def test_coordinates_and_text_layers_are_gone_from_the_model():
     model = SceneTask(recipe(coordinates=False, text_layers=0)).model
     assert model.image.place is None and len(model.text.backbone.encoder.layer) == 0
     assert SceneTask(recipe()).model.image.place is not None
+    assert hasattr(SceneTask(recipe(axes=False)).model.image, "cell")
 
 
 def test_the_seed_decides_the_first_weights():
