@@ -251,7 +251,7 @@ class CoAttention(Fusion):
 
 
 class MergedAttention(Fusion):
-    """The document's fusion, eq. (3.2): h = Attention(Q, [K_t, K_i], [V_t, V_i]).
+    """The document's fusion: h = Attention(Q, [K_t, K_i], [V_t, V_i]).
 
     One softmax over the keys of all modalities, each with its own W_k and W_v. The result is the
     mixture Σ_m α_m h_m of what each modality alone would answer, with α_m its share of the

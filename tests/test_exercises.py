@@ -1,17 +1,24 @@
 """The checker: right answers pass, known wrong ones are named, and no answer is given away."""
 
 import ast
+import pkgutil
+from importlib import import_module
 from pathlib import Path
 
 import nbformat
 import pytest
 import torch
 
+import mmlib.exercises
 from mmlib.errors import UserError
-from mmlib.exercises import check, find
-from mmlib.exercises.chapter_04 import EXERCISES
+from mmlib.exercises import Exercise, check, find
 
 ROOT = Path(__file__).parents[1]
+CHAPTERS: dict[str, dict[str, Exercise]] = {
+    module.name: import_module(f"mmlib.exercises.{module.name}").EXERCISES
+    for module in pkgutil.iter_modules(mmlib.exercises.__path__)
+}
+EXERCISES = {name: exercise for found in CHAPTERS.values() for name, exercise in found.items()}
 LISTED = [(name, n) for name, e in EXERCISES.items() for n in range(len(e.wrong))]
 
 
@@ -44,6 +51,11 @@ def test_hints_do_not_give_the_answer_away():
                 assert f"{exercise.right:.2f}" not in sentence, name
 
 
+def test_two_decimals_are_not_three(capsys):
+    text = said(capsys, "4.1", round(EXERCISES["4.1"].right, 2))
+    assert text.endswith("Right to two decimals; three are asked for.")
+
+
 def test_an_unknown_mistake_is_told_where_to_look(capsys):
     assert said(capsys, "4.1", 0.123).endswith(EXERCISES["4.1"].look)
     assert "eq. (4.3)" in said(capsys, "4.3", lambda h_t, s_t, h_i, s_i: 7 * h_t)
@@ -54,6 +66,12 @@ def test_a_function_that_fails_or_forgets_its_return(capsys):
     assert "returns None" in said(capsys, "4.6", lambda logits: None)
     assert "a function is asked for" in said(capsys, "4.5", 0.6875)
     assert "KeyError" in said(capsys, "4.5", lambda K, p: {}[K])
+
+
+def test_a_function_that_fails_is_told_the_shapes_it_was_given(capsys):
+    text = said(capsys, "4.3", lambda h_t, s_t, h_i, s_i: s_t * h_t)
+    assert "RuntimeError" in text
+    assert text.endswith("(its arguments had the shapes [3, 2], [3], [3, 2], [3])")
 
 
 def test_a_wrong_shape_is_named_by_its_shape(capsys):
@@ -107,7 +125,7 @@ def head(scale=20.0, sign=1.0):
         ((head()[0], head()[1], torch.tensor([[1.0, 0, 0, -1.0, 0, 0]])), "what W_v reads"),
         ((head()[0], head()[1], torch.tensor([[0, 0, 0, 0, 0, 1.0]])), "no result is below zero"),
         (head(scale=-20.0), "the sign of the product"),
-        ((head()[0][:, :4], *head()[1:]), "needs 5 columns"),
+        ((head()[0][:, :4], *head()[1:]), "[4, 4]; [r, 5] is asked for"),
         ((head()[0][:3], *head()[1:]), "the same number of rows"),
     ],
 )
@@ -127,10 +145,13 @@ def test_each_wrong_prediction_of_parity_is_reasoned_about(name, capsys):
 def test_parity(capsys):
     assert said(capsys, "4.8", PARITY).endswith("right.")
     assert "keys late, concat" in said(capsys, "4.8", True)
+    assert "True (it can)" in said(capsys, "4.8", {**PARITY, "film": "False"})
 
 
-def test_the_chapter_checks_each_exercise_and_its_solution():
-    notebook = nbformat.read(ROOT / "notebooks" / "04_fusion.ipynb", 4)
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_the_chapter_checks_each_exercise_and_its_solution(chapter):
+    (path,) = (ROOT / "notebooks").glob(f"{chapter.removeprefix('chapter_')}_*.ipynb")
+    notebook = nbformat.read(path, 4)
     asked, solved = set(), set()
     for cell in notebook.cells:
         if cell.cell_type != "code" or "check(" not in cell.source:
@@ -141,4 +162,4 @@ def test_the_chapter_checks_each_exercise_and_its_solution():
         (solved if is_solution else asked).update(names)
         text = "".join(o.get("text", "") for o in cell.outputs)
         assert ("right." in text) == is_solution, cell.id
-    assert asked == solved == set(EXERCISES)
+    assert asked == solved == set(CHAPTERS[chapter])

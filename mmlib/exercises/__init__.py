@@ -60,14 +60,17 @@ def check(name: str, answer: Any) -> None:
 def _verdict(exercise: Exercise, answer: Any) -> str:
     if answer is None or answer is ...:
         return "no answer yet. Put yours in place of None and run the cell again."
+    case: tuple = ()
+    given = []
     try:
         if exercise.judge:
             problem = exercise.judge(answer)
             return problem or "right."
-        given = [_call(answer, case, exercise.right) for case in exercise.cases]
+        for case in exercise.cases:
+            given.append(_call(answer, case, exercise.right))
     except Exception as error:  # the reader's function may fail in any way
         first_line = (str(error).splitlines() or [""])[0]
-        return f"it stops with {type(error).__name__}: {first_line}"
+        return f"it stops with {type(error).__name__}: {first_line}{_shapes(case)}"
     if any(value is None for value in given):
         return "no answer yet: your function returns None."
     if all(_same(a, b) for a, b in zip(given, _results(exercise.right, exercise), strict=True)):
@@ -84,6 +87,12 @@ def _call(answer: Any, case: tuple, right: Any) -> Any:
     return answer(*case) if callable(answer) else answer
 
 
+def _shapes(case: tuple) -> str:
+    """The shapes that a function of the reader was given when it failed."""
+    shapes = [str(list(x.shape)) for x in case if isinstance(x, Tensor)]
+    return f" (its arguments had the shapes {', '.join(shapes)})" if shapes else ""
+
+
 def _results(value: Any, exercise: Exercise) -> list[Any]:
     return [value(*case) if callable(value) else value for case in exercise.cases]
 
@@ -96,6 +105,8 @@ def _form(given: list[Any], exercise: Exercise) -> str:
                 return f"The shape is {list(value.shape)}, {list(right.shape)} was asked for."
             if not value.isfinite().all():
                 return "There is a value that is not a finite number."
+        if isinstance(right, float) and isinstance(value, float) and abs(value - right) < 6e-3:
+            return "Right to two decimals; three are asked for."
     return ""
 
 

@@ -250,9 +250,10 @@ def _judge_weights(answer: Any) -> str:
     """Run the reader's one head on every pair of `reference` and say what it looks at."""
     task = TASKS["reference"]
     W_q, W_k, W_v = (torch.as_tensor(W, dtype=torch.float64) for W in answer)
-    for name, W, columns in (("W_q", W_q, 5), ("W_k", W_k, 6), ("W_v", W_v, 6)):
+    shapes = (("W_q", W_q, 5, "[r, 5]"), ("W_k", W_k, 6, "[r, 6]"), ("W_v", W_v, 6, "[1, 6]"))
+    for name, W, columns, wanted in shapes:
         if W.dim() != 2 or W.shape[1] != columns:
-            return f"not yet. {name} has the shape {list(W.shape)}; it needs {columns} columns."
+            return f"not yet. {name} has the shape {list(W.shape)}; {wanted} is asked for."
     if W_q.shape[0] != W_k.shape[0] or W_v.shape[0] != 1:
         return "not yet. W_q and W_k need the same number of rows, W_v one."
     q, cells = task.texts.double()[:, 0] @ W_q.T, task.pictures.double()
@@ -298,6 +299,8 @@ def _judge_parity(answer: Any) -> str:
     right = {"late": False, "concat": True, "bilinear": True, "film": False}
     if not isinstance(answer, dict) or set(answer) != set(right):
         return f"not yet. A dictionary with the keys {', '.join(right)} is asked for."
+    if not all(isinstance(value, bool) for value in answer.values()):
+        return "not yet. Each value is to be True (it can) or False (it cannot)."
     reasons = {
         "late": "late: fix the third bit; what is left is the XOR of two bits in a sum.",
         "concat": "concat: a hidden layer over all the means; is any function of three bits beyond"
