@@ -17,7 +17,7 @@ INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 # One thread a process: the tests run two processes, and results do not depend on the machine.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help setup weights book test train record notebooks mutants clean
+.PHONY: help setup weights book test train record gpu notebooks mutants clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -77,7 +77,11 @@ train: $(VENV)/.weights
 ## make record NAME=…   one of the book's long runs; goes on where it was cut off
 record: $(VENV)/.weights
 	$(if $(NAME),,$(error NAME is not set; one of: $(basename $(notdir $(wildcard tools/records/[a-z]*.py)))))
-	$(VENV)/bin/python tools/record.py $(NAME)
+	$(VENV)/bin/python -m tools.record $(NAME)
+
+## make gpu        the base model on one GPU; goes on where it was cut off
+gpu: $(VENV)/.weights
+	$(VENV)/bin/python -m tools.record base_gpu
 
 ## make notebooks  run every chapter in place, write the records' numbers into the prose
 notebooks: $(VENV)/.weights

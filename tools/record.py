@@ -1,6 +1,6 @@
 """Run a long experiment piece by piece and write its record.
 
-    python tools/record.py NAME [UNIT …]
+    python -m tools.record NAME [UNIT …]
 
 tools/records/NAME.py holds UNITS, {unit: function(folder) -> JSON values}, and summarize({unit:
 values}) -> the record. A finished unit is kept in runs/records/NAME/UNIT.json, so a run that was
