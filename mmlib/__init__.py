@@ -14,7 +14,7 @@ from mmlib.errors import UserError
 from mmlib.evaluation import accuracy_interval, balanced_accuracy, interval, paired_interval
 from mmlib.fusion import FUSIONS, build_fusion, modality_share
 from mmlib.generation import predict
-from mmlib.losses import cross_entropy
+from mmlib.losses import cross_entropy, info_nce, masked_lm, matching, prefix_lm, siglip
 from mmlib.models import ModelConfig, MultimodalBert, preset
 from mmlib.tokens import Tokens
 from mmlib.training import Optimization, fit, train
@@ -38,10 +38,15 @@ __all__ = [
     "build_fusion",
     "cross_entropy",
     "fit",
+    "info_nce",
     "interval",
+    "masked_lm",
+    "matching",
     "modality_share",
     "paired_interval",
     "predict",
+    "prefix_lm",
     "preset",
+    "siglip",
     "train",
 ]

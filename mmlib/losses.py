@@ -1,17 +1,28 @@
-"""Losses: chapter 05."""
+"""Losses: chapter 05. Each returns (sum, divisor), so that a batch in pieces is divided once."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from mmlib.errors import expected
+
+LOG_SCALE = math.log(1 / 0.07)  # CLIP's first temperature, as the logarithm of its inverse
+MOST_LOG_SCALE = math.log(100)
+SIGLIP_LOG_SCALE, SIGLIP_BIAS = math.log(10), -10.0  # SigLIP's first scale and bias
 
 
 def cross_entropy(
     logits: Tensor, target: Tensor, weight: Tensor | None = None, ignore: int = -1
 ) -> tuple[Tensor, Tensor]:
-    """−log p(y | x_t, x_i; θ), eq. (3.3), summed over the labelled positions, and its divisor.
+    """−log p(y | x_t, x_i; θ), eq. (5.2), summed over the labelled positions, and its divisor.
 
     logits [N, C], target [N] with classes 0 … C − 1, or `ignore` where there is no label; weight
     [C] counts a class more or less. Returns (sum, divisor): the sum in nats and the summed weight
@@ -47,3 +58,212 @@ def check_labels(target: Tensor, classes: int, ignore: int = -1, where: str = ""
             f"{int(wrong[0])}{where and f' at {where}'}",
             "number the classes from 0, or build the head with more classes",
         )
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def prefix_lm(logits: Tensor, tokens: Tensor, answer: Tensor) -> tuple[Tensor, Tensor]:
+    """−log p(y | x_t, x_i; θ) of an answer of several words, eq. (5.6): (sum, answer tokens).
+
+    logits [B, L, V] as the model gives them, the row at n − 1 about token n; tokens [B, L];
+    answer [B, L], True at the tokens of y. The shift by one happens here and nowhere else. Question
+    and padding are False in `answer` and bear no loss.
+
+    Raises UserError where the shapes disagree, or where a sequence begins with an answer token: no
+    row of the logits is about it. Source: the document, sec. 3.3; Raffel et al. (2020), sec. 3.2.
+    """
+    if logits.shape[:2] != tokens.shape or tokens.shape != answer.shape:
+        raise expected(
+            f"logits, tokens and answer of one [B, L], {list(tokens.shape)}",
+            f"{list(logits.shape[:2])} and {list(answer.shape)}",
+            "pass the logits of the text's positions only",
+        )
+    if answer[:, 0].any():
+        raise expected(
+            "a token before the answer", "an answer at position 0", "begin with a start token"
+        )
+    labelled = answer[:, 1:]
+    return cross_entropy(logits[:, :-1][labelled], tokens[:, 1:][labelled])
+
+
+def masked_lm(
+    states: Tensor, head: Callable[[Tensor], Tensor], target: Tensor, ignore: int = -1
+) -> tuple[Tensor, Tensor]:
+    """−Σ log p(token | the corrupted rest), eq. (5.8): (sum, labels), the head where it is needed.
+
+    states [B, L, d], target [B, L] with `ignore` where there is no label, head [N, d] → [N, V].
+    Value and gradient are those of the head at all B·L positions; its cost is that of the labels.
+
+    Source: Devlin et al. (2019), sec. 3.1.
+    """
+    labelled = target != ignore
+    return cross_entropy(head(states[labelled]), target[labelled], ignore=ignore)
+
+
+def corrupt(
+    tokens: Tensor, may: Tensor, mask_token: int, words: Tensor, generator: torch.Generator,
+    share: float = 0.15, ignore: int = -1,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """What masked LM reads and what it must say: (corrupted, target), both [B, L].
+
+    tokens [B, L]; may [B, L], True where a token may be chosen (not padding, [CLS], [SEP]);
+    words [W], the tokens that a random one is drawn from. Each token is chosen with probability
+    `share`; of the chosen, 80 % become mask_token, 10 % a random word, and 10 % stay. target holds
+    the original at the chosen ones and `ignore` elsewhere.
+
+    Source: Devlin et al. (2019), sec. 3.1.
+    """
+
+    def uniform() -> Tensor:
+        return torch.rand(tokens.shape, generator=generator, device=tokens.device)
+
+    chosen = may & (uniform() < share)
+    fate = uniform()
+    drawn = words[(uniform() * len(words)).long()]
+    corrupted = torch.where(chosen & (fate < 0.8), mask_token, tokens)
+    corrupted = torch.where(chosen & (fate >= 0.8) & (fate < 0.9), drawn, corrupted)
+    return corrupted, torch.where(chosen, tokens, ignore)
+
+
+# --- pairs ----------------------------------------------------------------------------------------
+
+
+def similarity(a: Tensor, b: Tensor, log_scale: Tensor) -> Tensor:
+    """Scores e^log_scale · cos(a_n, b_m) of a [N, d] and b [M, d]: [N, M] in float32.
+
+    log_scale is the scalar parameter that begins at LOG_SCALE and is kept below MOST_LOG_SCALE by
+    `clamp_log_scale`. Source: Radford et al. (2021), fig. 3.
+    """
+    a, b = (F.normalize(x.float(), dim=-1) for x in (a, b))
+    return log_scale.float().exp() * a @ b.T
+
+
+@torch.no_grad()
+def clamp_log_scale(log_scale: Tensor) -> None:
+    """Take the scalar log_scale back to MOST_LOG_SCALE, in place; for after the optimiser's step.
+
+    A clamp inside the loss would have gradient zero beyond the bound, and so no way back.
+    Source: Radford et al. (2021), sec. 2.5.
+    """
+    log_scale.clamp_(max=MOST_LOG_SCALE)
+
+
+def info_nce(scores: Tensor, ids: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Which of N belongs to me? Cross-entropy of rows and columns, eq. (5.11): (sum, pairs).
+
+    scores [N, N], the true pairs on the diagonal, as from `similarity`. ids [N] names what pair n
+    is about: pairs of one id are no negatives of each other, and are left out of the denominators.
+    The sum is over pairs, the mean of both directions.
+
+    Raises UserError where the scores are not square.
+    Source: van den Oord et al. (2018), eq. 4; in both directions Radford et al. (2021).
+    """
+    own = _square(len(scores), scores.shape[-1], ids).to(scores.device)
+    scores = scores.float().masked_fill(_repeated(own, own, ids), float("-inf"))
+    rows, pairs = cross_entropy(scores, own)
+    columns, _ = cross_entropy(scores.T, own)
+    return (rows + columns) / 2, pairs
+
+
+def siglip(
+    a: Tensor, b: Tensor, log_scale: Tensor, bias: Tensor,
+    ids: Tensor | None = None, chunk: int | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Does n belong to m? Asked of each of the N² pairs, eq. (5.17): (sum over all, N).
+
+    a, b [N, d]; log_scale and bias are scalar parameters that begin at SIGLIP_LOG_SCALE and
+    SIGLIP_BIAS. ids [N] as in `info_nce`: the same thing twice is left out. With `chunk`, so many
+    rows of the N × N scores are in memory at a time, and are computed again for the gradient.
+
+    Raises UserError where there are not as many a as b. Source: Zhai et al. (2023), eq. 1.
+    """
+    own = _square(len(a), len(b), ids).to(a.device)
+
+    def part(rows: Tensor, n: Tensor) -> Tensor:
+        z = similarity(rows, b, log_scale) + bias
+        each = F.softplus(torch.where(n[:, None] == own, -z, z))
+        return each.masked_fill(_repeated(n, own, ids), 0.0).sum()
+
+    pairs = torch.tensor(float(len(own)), device=a.device)
+    if chunk is None:
+        return part(a, own), pairs
+    pieces = zip(a.split(chunk), own.split(chunk), strict=True)
+    total: Any = sum(checkpoint(part, *piece, use_reentrant=False) for piece in pieces)
+    return total, pairs
+
+
+def hard_negatives(scores: Tensor, generator: torch.Generator, ids: Tensor | None = None) -> Tensor:
+    """For each row a column that is not its pair, drawn with probability ∝ e^score: [N] indices.
+
+    scores [N, N], of which the diagonal is never drawn, nor a column of the row's id (ids [N]).
+    Multiply the scores to make negatives harder; at zero all are equally likely.
+
+    Raises UserError where a row has no negative. Source: Li et al. (2021), sec. 3.2; eq. (5.20).
+    """
+    own = _square(len(scores), scores.shape[-1], ids).to(scores.device)
+    positive = (own[:, None] == own) | _repeated(own, own, ids)
+    if positive.all(1).any():
+        row = int(positive.all(1).nonzero()[0])
+        raise expected(
+            "a negative for each row", f"none for row {row}", "batch more than one thing"
+        )
+    chance = scores.detach().float().masked_fill(positive, float("-inf")).softmax(-1)
+    return torch.multinomial(chance, 1, generator=generator)[:, 0]
+
+
+def matching(positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
+    """Do these two belong together? Yes for positive, no for negative, eq. (5.19): (sum, logits).
+
+    positive [N] and negative [M] are a fusion's logits of true pairs and of `hard_negatives`.
+    Source: Li et al. (2021), sec. 3.2.
+    """
+    each = torch.cat([F.softplus(-positive.float()), F.softplus(negative.float())])
+    return each.sum(), each.new_tensor(len(each))
+
+
+def _square(N: int, M: int, ids: Tensor | None) -> Tensor:
+    """The numbers 0 … N − 1 of N pairs. Raises UserError where rows, columns and ids differ."""
+    if N != M or (ids is not None and len(ids) != N):
+        raise expected(
+            f"as many columns as rows, {N}" + (", and as many ids" if ids is not None else ""),
+            f"{M}" + (f" and {len(ids)}" if ids is not None else ""),
+            "put the true pairs on the diagonal",
+        )
+    return torch.arange(N)
+
+
+def _repeated(rows: Tensor, own: Tensor, ids: Tensor | None) -> Tensor:
+    """[n, N], True where row n and another column are about one thing."""
+    other = rows[:, None] != own
+    return other & (ids[rows][:, None] == ids) if ids is not None else torch.zeros_like(other)
+
+
+# --- several processes ----------------------------------------------------------------------------
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        # every process computes the whole loss, so its own rows' gradient is complete; the factor
+        # undoes the mean over processes that DistributedDataParallel takes
+        world = dist.get_world_size()
+        return world * gradients[0].chunk(world)[dist.get_rank()]
+
+
+def gather(x: Tensor) -> Tensor:
+    """The rows x [n, d] of all W processes, [W·n, d], with gradient; x itself where there is one.
+
+    Give `info_nce` or `siglip` gathered embeddings on each process: after the mean over processes
+    that DistributedDataParallel takes, the gradient is that of one process with the whole batch.
+    Each process must hold as many rows. Source: open_clip, issue 616, where that mean was missed.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return x
+    return _Gather.apply(x)
