@@ -14,7 +14,7 @@ from mmlib.errors import UserError
 from mmlib.scene_task import SceneRecipe, SceneTask
 from mmlib.scenes import KINDS
 from mmlib.training import fit, read_log
-from tools import record
+from tools import fill_pages, record
 
 RECORD = Path(__file__).resolve().parents[1] / "book" / "results" / "scenes_small.json"
 PARTIAL = RECORD.parent / "partial" / RECORD.name
@@ -206,6 +206,19 @@ def test_what_is_claimed_of_small_holds_in_the_record(small):
     assert small["controls"]["image_only"]["mean"] <= objects + 0.03
     assert small["trained_alone"]["text_alone"]["overall"]["mean"] <= text + 0.03
     assert small["trained_alone"]["image_alone"]["overall"]["mean"] <= objects + 0.03
+
+
+def test_the_page_sets_each_score_beside_the_best_guess(small):
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in fill_pages.scenes_tables(small).splitlines()
+        if line.startswith("| ")
+    ]
+    first = rows[2 : 2 + len(KINDS) + 1]
+    assert [row[0] for row in first] == ["overall", *KINDS]
+    for row in first:
+        assert row[1].split()[0] == f"{small['metrics'][row[0]]['mean']:.3f}"
+        assert row[-1] == f"{small['best_guess'][row[0]]:.3f}"
 
 
 # Measured on the first two steps: 2 threads against 1 change a loss by a share of 5e-7, the

@@ -79,8 +79,10 @@ def is_interval(value: Any) -> bool:
     return isinstance(value, dict) and set(value) >= INTERVAL
 
 
-def shown(value: dict) -> str:
-    """An interval in a table; without brackets where its ends are the same in the digits shown."""
+def shown(value: dict | float) -> str:
+    """A number in a table, with its interval where that has a width in the digits shown."""
+    if not isinstance(value, dict):
+        return f"{value:.3f}"
     mean, low, high = (f"{round(value[k], 3) + 0.0:.3f}" for k in ("mean", "low", "high"))
     return mean if low == high else f"{mean} [{low}, {high}]".replace(" ", NO_BREAK)
 
@@ -118,6 +120,48 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
+def within_0_and_1(value: dict | float) -> dict | float:
+    """An accuracy whose t interval over few seeds leaves the range that it can have, cut to it."""
+    if not isinstance(value, dict):
+        return value
+    return {key: min(max(value[key], 0.0), 1.0) for key in INTERVAL}
+
+
+def scenes_tables(record: dict) -> str:
+    """The record scenes_small by kind of question: each score beside what could refute it."""
+    by_kind, alone = record["controls_by_kind"], record["trained_alone"]
+    text = {
+        "accuracy": record["metrics"],
+        "pictures exchanged": by_kind["shuffled"],
+        "picture hidden": by_kind["text_only"],
+        "best guess from the text": record["best_guess"],
+    }
+    image = {
+        "text hidden": by_kind["image_only"],
+        "best guess from the objects": record["best_guess_from_objects"],
+        "picture blank": by_kind["blank"],
+        "combinations never trained": record["held_out_combinations"],
+    }
+    short = {
+        "trained on the text alone": alone["text_alone"],
+        "best guess from the text": record["best_guess"],
+        "trained on the picture alone": alone["image_alone"],
+        "best guess from the objects": record["best_guess_from_objects"],
+    }
+    parts = []
+    for title, columns in (
+        ("The model, and its questions about the wrong picture or none", text),
+        ("The model without the text, and on what it never saw", image),
+        ("One short training each on one side", short),
+    ):
+        rows = [
+            [words(kind), *(shown(within_0_and_1(column[kind])) for column in columns.values())]
+            for kind in record["metrics"]
+        ]
+        parts.append(f"**{title}**\n\n{table(['kind', *columns], rows)}")
+    return "\n".join(parts)
+
+
 def records_block() -> str:
     """One section a record: how it was made, and every interval in it."""
     parts = []
@@ -135,7 +179,8 @@ def records_block() -> str:
         if isinstance(record.get("versions"), dict):
             facts.append(", ".join(f"{k} {v}" for k, v in record["versions"].items()))
         title = record.get("title", words(path.stem))
-        tables = "\n".join(interval_tables(record))
+        by_hand = {"scenes_small": scenes_tables}.get(path.stem)
+        tables = by_hand(record) if by_hand else "\n".join(interval_tables(record))
         parts.append(f"## {title}\n\n{'; '.join(facts)}.\n\n{tables}")
     parts += [unfinished(path) for path in sorted((RESULTS / "partial").glob("*.json"))]
     return "\n".join(parts) or "No record has been made yet.\n"
