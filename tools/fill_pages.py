@@ -206,11 +206,17 @@ def unfinished(path: Path) -> str:
 
 
 def mutants_block() -> str:
-    """The planted faults, each with the test that kills it."""
+    """The planted faults by file, each with the test that kills it.
+
+    A list and not a table: the names of tests are long, and a phone is narrow.
+    """
     if not (RESULTS / "mutants.json").exists():
         return "The faults have not been planted yet.\n"
-    rows = [[m["fault"], f"`{m['file']}`", f"`{m['killed_by']}`"] for m in load("mutants")]
-    return table(["fault", "file", "killed by"], rows)
+    files: dict[str, list[str]] = {}
+    for mutant in load("mutants"):
+        line = f"- {mutant['fault']}.\\\n  `{mutant['killed_by']}`\n"
+        files.setdefault(mutant["file"], []).append(line)
+    return "\n".join(f"## `{file}`\n\n{''.join(lines)}" for file, lines in files.items())
 
 
 def front_block() -> str:
