@@ -199,7 +199,7 @@ def hard_negatives(scores: Tensor, generator: torch.Generator, ids: Tensor | Non
     scores [N, N], of which the diagonal is never drawn, nor a column of the row's id (ids [N]).
     Multiply the scores to make negatives harder; at zero all are equally likely.
 
-    Raises UserError where a row has no negative. Source: Li et al. (2021), sec. 3.2; eq. (5.20).
+    Eq. (5.21). Raises UserError where a row has no negative. Source: Li et al. (2021), sec. 3.2.
     """
     own = _square(len(scores), scores.shape[-1], ids).to(scores.device)
     positive = (own[:, None] == own) | _repeated(own, own, ids)
@@ -213,7 +213,7 @@ def hard_negatives(scores: Tensor, generator: torch.Generator, ids: Tensor | Non
 
 
 def matching(positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
-    """Do these two belong together? Yes for positive, no for negative, eq. (5.19): (sum, logits).
+    """Do these two belong together? Yes for positive, no for negative, eq. (5.20): (sum, logits).
 
     positive [N] and negative [M] are a fusion's logits of true pairs and of `hard_negatives`.
     Source: Li et al. (2021), sec. 3.2.

@@ -1,0 +1,488 @@
+"""Each displayed equation of chapter 05, by loops, lists of all cases and closed forms."""
+
+import ast
+import math
+from itertools import product
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom
+from strategies import normal, seeds
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmlib.attention import attention_mask
+from mmlib.datasets.symbols import TASKS, limit
+from mmlib.exercises import check
+from mmlib.exercises.chapter_05 import EXERCISES
+from mmlib.losses import (
+    SIGLIP_LOG_SCALE,
+    corrupt,
+    cross_entropy,
+    hard_negatives,
+    info_nce,
+    masked_lm,
+    matching,
+    prefix_lm,
+    siglip,
+)
+
+ROOT = Path(__file__).parents[1]
+
+
+def softmax(row):
+    terms = [math.exp(z) for z in row]
+    return [e / sum(terms) for e in terms]
+
+
+@given(seed=seeds, N=st.integers(1, 5))
+def test_5_1_likelihood(seed, N):
+    """exp(−sum) is the product of the probabilities."""
+    logits = normal(seed, N, 4)
+    target = torch.randint(4, (N,), generator=torch.Generator().manual_seed(seed))
+    likelihood = math.prod(softmax(row)[y] for row, y in zip(logits, target, strict=True))
+    total, labels = cross_entropy(logits, target)
+    assert math.exp(-float(total)) == pytest.approx(likelihood, rel=1e-5)
+    assert float(total / labels) == pytest.approx(-math.log(likelihood) / N, rel=1e-5)
+
+
+@given(seed=seeds)
+def test_5_2_cross_entropy(seed):
+    z = normal(seed, 5)
+    by_hand = math.log(sum(math.exp(x) for x in z)) - float(z[2])
+    assert float(cross_entropy(z[None], torch.tensor([2]))[0]) == pytest.approx(by_hand, rel=1e-5)
+
+
+@given(seed=seeds, y=st.integers(0, 5))
+def test_5_3_gradient(seed, y):
+    """Against differences of the loss, and against autograd."""
+    z = normal(seed, 6)
+
+    def loss(logits):
+        return -math.log(softmax(logits)[y])
+
+    p, step = softmax(z), 1e-6
+    leaf = z.float().requires_grad_()
+    cross_entropy(leaf[None], torch.tensor([y]))[0].backward()
+    for c in range(6):
+        moved = [z.clone(), z.clone()]
+        moved[0][c] += step
+        moved[1][c] -= step
+        slope = (loss(moved[0]) - loss(moved[1])) / (2 * step)
+        assert p[c] - (c == y) == pytest.approx(slope, abs=1e-6)
+        assert p[c] - (c == y) == pytest.approx(float(leaf.grad[c]), abs=1e-5)
+
+
+@given(seed=seeds, C=st.integers(2, 6))
+def test_5_4_floor(seed, C):
+    true, model = softmax(normal(seed, C)), softmax(normal(seed + 1, C))
+    expected = -sum(q * math.log(p) for q, p in zip(true, model, strict=True))
+    entropy = -sum(q * math.log(q) for q in true)
+    divergence = sum(q * math.log(q / p) for q, p in zip(true, model, strict=True))
+    assert expected == pytest.approx(entropy + divergence)
+    assert divergence >= -1e-12
+    # the function on many samples in the proportions of `true`
+    counted = sum(
+        q * float(cross_entropy(torch.tensor([model]).log(), torch.tensor([y]))[0])
+        for y, q in enumerate(true)
+    )
+    assert counted == pytest.approx(expected, rel=1e-5)
+
+
+def test_5_4_the_entropy_of_reference_by_counting():
+    """Given text and mean cell: n ones among four, the named one is one with probability n/4."""
+    entropy = 0.0
+    for n in range(1, 4):
+        p = n / 4
+        entropy -= math.comb(4, n) / 16 * (p * math.log(p) + (1 - p) * math.log(1 - p))
+    assert limit(TASKS["reference"], "means").loss == pytest.approx(entropy)
+    assert limit(TASKS["reference"], "tokens").loss == pytest.approx(0, abs=1e-9)
+    assert limit(TASKS["reference"], "text").loss == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("C", [1, 2, 7])
+def test_5_5_uniform(C):
+    total, _ = cross_entropy(torch.full((1, C), 3.0), torch.tensor([C - 1]))
+    assert math.exp(float(total)) == pytest.approx(C, rel=1e-5)
+
+
+def test_5_6_answer():
+    """Over all answers of two words the probabilities add up to one: it is a distribution."""
+    V = 3
+    random = torch.Generator().manual_seed(0)
+    first = torch.randn(V, generator=random)  # logits of the first word
+    second = torch.randn(V, V, generator=random)  # of the second, given the first
+    answer = torch.tensor([[False, True, True]])
+    mass = 0.0
+    for a, b in product(range(V), repeat=2):
+        logits = torch.stack([first, second[a], torch.zeros(V)])[None]
+        total, words = prefix_lm(logits, torch.tensor([[0, a, b]]), answer)
+        assert math.exp(-float(total)) == pytest.approx(
+            softmax(first)[a] * softmax(second[a])[b], rel=1e-5
+        )
+        assert words == 2
+        mass += math.exp(-float(total))
+    assert mass == pytest.approx(1, rel=1e-5)
+
+
+@pytest.mark.parametrize("P, m", [(0, 3), (1, 1), (4, 3)])
+def test_5_7_mask(P, m):
+    """The truth table: the prefix sees the prefix, an answer token the prefix and up to itself."""
+    L = P + m
+    block = torch.tensor([[0] * P + list(range(1, m + 1))])
+    mask = attention_mask(torch.ones(1, L, dtype=torch.bool), block)[0, 0]
+    for i in range(L):
+        for j in range(L):
+            assert bool(mask[i, j]) == (j < P or (i >= P and j <= i))
+
+
+def test_5_8_masked():
+    states, head = normal(0, 2, 4, 3).float(), nn.Linear(3, 5)
+    target = torch.tensor([[-1, 2, -1, 0], [4, -1, -1, -1]])
+    by_hand = [
+        -math.log(softmax(head(states[b, n]).detach())[target[b, n]])
+        for b, n in ((0, 1), (0, 3), (1, 0))
+    ]  # fmt: skip
+    total, labels = masked_lm(states, head, target)
+    assert (total / labels).item() == pytest.approx(sum(by_hand) / 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("m", [1, 5])
+def test_5_9_flops(m):
+    d, V = 8, 50
+    states = torch.randn(2, 6, d, requires_grad=True)
+    target = torch.full((2, 6), -1)
+    target.view(-1)[:m] = 1
+    with FlopCounterMode(display=False) as counter:
+        masked_lm(states, nn.Linear(d, V, bias=False), target)[0].backward()
+    assert counter.get_total_flops() == 6 * m * d * V
+
+
+@pytest.mark.parametrize("W", [2, 5])
+def test_5_10_shown(W):
+    """By a list of all ways: which word was there, and whether it was kept or drawn."""
+    context = torch.tensor([0.5, 0.3, 0.1, 0.06, 0.04])[:W]
+    context = context / context.sum()
+    for w in range(W):
+        right = wrong = 0.0
+        for there in range(W):
+            ways = [(0.1, there)] + [(0.1 / W, drawn) for drawn in range(W)]
+            seen = float(context[there]) * sum(chance for chance, shows in ways if shows == w)
+            right, wrong = (right + seen, wrong) if there == w else (right, wrong + seen)
+        pi = float(context[w])
+        assert right / wrong == pytest.approx(pi / (1 - pi) * (W + 1))
+        believed = EXERCISES["5.4"].right(pi, W, 0.1, 0.1)
+        assert believed == pytest.approx(right / (right + wrong))
+
+
+def test_5_10_counted():
+    random = torch.Generator().manual_seed(0)
+    text = (torch.rand(1, 200_000, generator=random) < 0.3).long()
+    read, target = corrupt(
+        text, torch.ones_like(text).bool(), 9, torch.arange(2), random
+    )  # fmt: skip
+    shown = (read == 1) & (target != -1)
+    odds = float((target[shown] == 1).sum() / (target[shown] == 0).sum())
+    assert odds == pytest.approx(0.3 / 0.7 * 3, rel=0.1)
+
+
+@given(seed=seeds, N=st.integers(1, 5))
+def test_5_11_info_nce(seed, N):
+    f = normal(seed, N, N)
+    by_hand = sum(-math.log(softmax(f[n])[n]) - math.log(softmax(f[:, n])[n]) for n in range(N)) / (
+        2 * N
+    )
+    total, pairs = info_nce(f)
+    assert float(total / pairs) == pytest.approx(by_hand, rel=1e-4, abs=1e-5)
+
+
+def joint(seed, X=3, Y=3):
+    """A random p(x, y) [X, Y] and its mutual information, eq. (5.12)."""
+    p = normal(seed, X, Y).mul(1.5).flatten().softmax(0).view(X, Y)
+    px, py = p.sum(1), p.sum(0)
+    information = sum(
+        float(p[x, y] * math.log(p[x, y] / (px[x] * py[y])))
+        for x in range(X)
+        for y in range(Y)
+    )  # fmt: skip
+    return p, px, py, information
+
+
+@given(seed=seeds)
+def test_5_12_information(seed):
+    """H(y) − H(y | x), never negative, and zero where x and y are independent."""
+    p, px, py, information = joint(seed)
+    entropy = -sum(float(q) * math.log(q) for q in py)
+    given_x = -sum(float(p[x, y]) * math.log(p[x, y] / px[x]) for x in range(3) for y in range(3))
+    assert information == pytest.approx(entropy - given_x) and information >= -1e-12
+    apart = torch.outer(px, py)
+    assert float((apart * (apart / torch.outer(px, py)).log()).sum()) == pytest.approx(0, abs=1e-12)
+
+
+def one_row(p, px, py, f, N):
+    """Exactly, over all x, places n and lists Y: (expected loss of scores f, I(n; Y | x))."""
+    loss = known = 0.0
+    for x in range(len(px)):
+        for Y in product(range(len(py)), repeat=N):
+            chance = [
+                math.prod(float(p[x, y] / px[x]) if m == n else float(py[y])
+                          for m, y in enumerate(Y))
+                for n in range(N)
+            ]  # fmt: skip
+            mixture = sum(chance) / N
+            q = softmax([f[x][y] for y in Y])
+            for n in range(N):
+                weight = float(px[x]) * chance[n] / N
+                loss -= weight * math.log(q[n])
+                known += weight * math.log(chance[n] / mixture)
+    return loss, known
+
+
+@settings(max_examples=12)
+@given(seed=seeds, N=st.integers(1, 4))
+def test_5_13_bound(seed, N):
+    p, px, py, information = joint(seed)
+    loss, known = one_row(p, px, py, normal(seed + 1, 3, 3).tolist(), N)
+    assert math.log(N) - loss <= known + 1e-12
+    assert known <= min(information, math.log(N)) + 1e-12
+    # equality in the first place for the best score, with any constant for each x
+    best = (p / torch.outer(px, py)).log() + normal(seed + 2, 3, 1)
+    loss, known = one_row(p, px, py, best.tolist(), N)
+    assert math.log(N) - loss == pytest.approx(known, abs=1e-12)
+
+
+@pytest.mark.parametrize("K, N, eps", [(2, 2, 0.1), (3, 3, 0.2), (3, 4, 0.05)])
+def test_5_14_report(K, N, eps):
+    p = torch.full((K, K), eps / (K - 1) / K, dtype=torch.float64)
+    p.fill_diagonal_((1 - eps) / K)
+    _, known = one_row(p, p.sum(1), p.sum(0), [[0.0] * K] * K, N)
+    A, B = K * (1 - eps), K * eps / (K - 1)
+    report = math.log(N)
+    for J in range(N):
+        R = J * A + (N - 1 - J) * B
+        loss = (1 - eps) * math.log(1 + R / A) + eps * math.log(1 + R / B)
+        report -= binom.pmf(J, N - 1, 1 / K) * loss
+    assert report == pytest.approx(known)
+    # the function, on all batches of the smallest case
+    if (K, N) == (2, 2):
+        mean = 0.0
+        for xs in product(range(K), repeat=N):
+            for ys in product(range(K), repeat=N):
+                chance = math.prod(float(p[x, y]) for x, y in zip(xs, ys, strict=True))
+                f = torch.tensor([[math.log(A if x == y else B) for y in ys] for x in xs])
+                mean += chance * (math.log(N) - float(info_nce(f)[0]) / N)
+        assert mean == pytest.approx(report, rel=1e-5)
+
+
+@given(seed=seeds)
+def test_5_15_no_ceiling(seed):
+    p, px, py, information = joint(seed)
+    apart = torch.outer(px, py)
+
+    def bound(f):
+        return float(1 + (p * f).sum() - (apart * f.exp()).sum())
+
+    assert bound(normal(seed + 1, 3, 3)) <= information + 1e-12
+    assert bound((p / apart).log()) == pytest.approx(information)
+
+
+@settings(max_examples=20)
+@given(seed=seeds, things=st.integers(1, 4))
+def test_5_16_copies(seed, things):
+    """No scores that treat copies alike go below; scores that tell all things apart reach it."""
+    random = torch.Generator().manual_seed(seed)
+    ids = torch.cat([torch.arange(things), torch.randint(things, (4,), generator=random)])
+    N = len(ids)
+    floor = sum(math.log((ids == i).sum()) for i in ids) / N
+    some = normal(seed, N, things)[:, ids] * 5
+    assert float(info_nce(some)[0]) / N >= floor - 1e-5
+    sure = 100.0 * (ids[:, None] == ids)
+    assert float(info_nce(sure)[0]) / N == pytest.approx(floor, abs=1e-5)
+
+
+@given(seed=seeds, N=st.integers(1, 4))
+def test_5_17_siglip(seed, N):
+    a, b = normal(seed, N, 3), normal(seed + 1, N, 3)
+    total = 0.0
+    for n, m in product(range(N), repeat=2):
+        z = 2 * float(a[n] @ b[m]) / float(a[n].norm() * b[m].norm()) - 1
+        total += math.log(1 + math.exp(-z if n == m else z))
+    found, pairs = siglip(a, b, torch.tensor(math.log(2)), torch.tensor(-1.0))
+    assert float(found / pairs) == pytest.approx(total / N, rel=1e-4)
+    # the three scores of the chapter: −ln(1/5 · 2/3 · 1/3)
+    z = [math.log(4), math.log(2), math.log(2)]
+    by_hand = math.log(1 + 4) + math.log(1 + math.exp(-z[1])) + math.log(1 + 2)
+    assert by_hand == pytest.approx(math.log(5) + math.log(1.5) + math.log(3))
+
+
+def at_zero_cosine(N, bias):
+    eye = torch.eye(2 * N)
+    leaf = torch.tensor(bias, requires_grad=True)
+    total, pairs = siglip(eye[:N], eye[N:], torch.tensor(SIGLIP_LOG_SCALE), leaf)
+    (total / pairs).backward()
+    return float(total.detach() / pairs), float(leaf.grad)
+
+
+@pytest.mark.parametrize("N, bias", [(1, -10.0), (8, 0.0), (64, -10.0), (64, 1.5)])
+def test_5_18_start(N, bias):
+    formula = math.log(1 + math.exp(-bias)) + (N - 1) * math.log(1 + math.exp(bias))
+    assert at_zero_cosine(N, bias)[0] == pytest.approx(formula, rel=1e-4)
+
+
+@pytest.mark.parametrize("N", [2, 8, 64])
+def test_5_19_balance(N):
+    """At b = −ln(N − 1) pull and push cancel: the bias has gradient zero, and else its sign."""
+    balance = -math.log(N - 1)
+    assert at_zero_cosine(N, balance)[1] == pytest.approx(0, abs=1e-5)
+    assert at_zero_cosine(N, balance + 0.1)[1] > 1e-3
+    assert at_zero_cosine(N, balance - 0.1)[1] < -1e-3
+
+
+@given(seed=seeds, P=st.integers(1, 4), M=st.integers(1, 4))
+def test_5_20_matching(seed, P, M):
+    yes, no = normal(seed, P), normal(seed + 1, M)
+    by_hand = sum(math.log(1 + math.exp(-u)) for u in yes)
+    by_hand += sum(math.log(1 + math.exp(u)) for u in no)
+    total, logits = matching(yes, no)
+    assert float(total / logits) == pytest.approx(by_hand / (P + M), rel=1e-5)
+
+
+def test_5_21_hardness():
+    """Drawn as often as the equation says, and as exercise 5.7 does."""
+    f = normal(0, 4, 4)
+    ids = torch.tensor([0, 1, 0, 2])
+    random = torch.Generator().manual_seed(0)
+    for beta in (0.0, 2.0):
+        drawn = torch.zeros(4, 4)
+        for _ in range(1500):
+            drawn[torch.arange(4), hard_negatives(beta * f, random, ids)] += 1 / 1500
+        for n in range(4):
+            terms = [math.exp(beta * f[n, m]) if ids[m] != ids[n] else 0.0 for m in range(4)]
+            q = torch.tensor(terms) / sum(terms)
+            assert (drawn[n] - q).abs().max() < 0.06
+            right = EXERCISES["5.7"].right(f, ids, beta)[n]
+            torch.testing.assert_close(right.float(), q, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("lam", [0.3, 3.0])
+def test_5_22_opposite(lam):
+    """At the minimum of two convex losses of shared weights, whatever they want of them."""
+    X, y1 = normal(0, 40, 3), (normal(1, 40) > 0).double()
+    y2 = (normal(2, 40) > 0).double()
+    w = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    descent = torch.optim.LBFGS([w], max_iter=300, tolerance_grad=1e-12, tolerance_change=0)
+
+    def losses():
+        bce = nn.functional.binary_cross_entropy_with_logits
+        return bce(X @ w, y1), bce(X @ w, y2)
+
+    def step():
+        descent.zero_grad()
+        first, second = losses()
+        (total := first + lam * second).backward()
+        return total
+
+    descent.step(step)
+    g1, g2 = (torch.autograd.grad(loss, w)[0] for loss in losses())
+    torch.testing.assert_close(g1, -lam * g2, rtol=1e-5, atol=1e-9)
+    assert torch.cosine_similarity(g1, g2, dim=0) == pytest.approx(-1)
+    assert g1.norm() > 1e-3
+
+
+# --- exercises ------------------------------------------------------------------------------------
+
+LISTED = [(name, n) for name, e in EXERCISES.items() for n in range(len(e.wrong))]
+
+
+def said(capsys, name, answer):
+    check(name, answer)
+    return capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("name", [n for n, e in EXERCISES.items() if not e.judge])
+def test_right_answers_are_right(name, capsys):
+    assert said(capsys, name, EXERCISES[name].right) == f"Exercise {name}: right."
+
+
+@pytest.mark.parametrize("name, n", LISTED)
+def test_each_known_mistake_is_named(name, n, capsys):
+    wrong, sentence = EXERCISES[name].wrong[n]
+    assert said(capsys, name, wrong) == f"Exercise {name}: not yet. {sentence}"
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_without_an_answer_it_asks_for_one(name, capsys):
+    assert "no answer yet" in said(capsys, name, None)
+
+
+RHO = 0.9
+
+
+def best(x, y):
+    return RHO * x[:, None] * y / (1 - RHO**2) - RHO**2 * (x[:, None] ** 2 + y**2) / (
+        2 * (1 - RHO**2)
+    )
+
+
+@pytest.mark.parametrize(
+    "critic, part",
+    [
+        (best, "right."),
+        (lambda x, y: best(x, y) + 7, "right."),  # a constant changes no softmax
+        (lambda x, y: -best(x, y), "sign"),
+        (lambda x, y: -((y - RHO * x[:, None]) ** 2) / (2 * (1 - RHO**2)), "divided by p(y)"),
+        (lambda x, y: x[:, None] * y, "wrong scale"),
+        (lambda x, y: torch.zeros(len(x), len(y)), "Every y gets the same score"),
+        (lambda x, y: -((y - RHO * x[:, None]) ** 2) / 2 + y**2 / 2, "not the variance 1"),
+        (
+            lambda x, y: -((y - x[:, None]) ** 2) / (2 * (1 - RHO**2)) + y**2 / 2,
+            "mean of y is ρ x",
+        ),
+        (
+            lambda x, y: -((y - RHO * x[:, None]) ** 2) / (2 * (1 - RHO**2) ** 0.5) + y**2 / 2,
+            "the variance stands there",
+        ),
+        (lambda x, y: 0.3 * best(x, y), "more can be had"),
+        (lambda x, y: x * y, "x[:, None]"),
+        (lambda x, y: best(x, y) / 0, "not a finite number"),
+        (lambda x, y: None, "returns None"),
+    ],
+)
+def test_critics_are_run(critic, part, capsys):
+    assert part in said(capsys, "5.5", critic)
+
+
+def test_5_2_and_5_6_by_search(capsys):
+    """The floors of two exercises against a minimum found by trying."""
+    for C, eps in ((2, 0.1), (5, 0.3)):
+        true = torch.tensor([1 - eps] + [eps / (C - 1)] * (C - 1))
+        tries = torch.linspace(0.05, 0.99, 2000)
+        loss = -(true[0] * tries.log() + eps * ((1 - tries) / (C - 1)).log())
+        assert EXERCISES["5.2"].right(C, eps) == pytest.approx(float(loss.min()), abs=1e-4)
+    for k in (2, 5):
+        p = torch.linspace(0.01, 0.99, 5000)
+        loss = -p.log() - (k - 1) * (1 - p).log()
+        assert EXERCISES["5.6"].right(k) == pytest.approx(float(loss.min()), abs=1e-4)
+    for lam, a in ((0.5, 4.0), (3.0, -1.0)):
+        w = torch.linspace(-5, 5, 200_001)
+        at = w[((w - 1) ** 2 + lam * (w - a) ** 2).argmin()]
+        assert EXERCISES["5.8"].right(lam, a) == pytest.approx(float((at - 1) ** 2), abs=1e-3)
+
+
+def test_the_chapter_checks_each_exercise_and_its_solution():
+    notebook = nbformat.read(ROOT / "notebooks" / "05_objectives.ipynb", 4)
+    asked, solved = set(), set()
+    for cell in notebook.cells:
+        if cell.cell_type != "code" or "check(" not in cell.source:
+            continue
+        calls = [n for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Call)]
+        names = {c.args[0].value for c in calls if getattr(c.func, "id", "") == "check"}
+        is_solution = "#@title Solution" in cell.source
+        (solved if is_solution else asked).update(names)
+        text = "".join(o.get("text", "") for o in cell.outputs)
+        assert ("right." in text) == is_solution, cell.id
+    assert asked == solved == set(EXERCISES)
