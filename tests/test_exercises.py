@@ -54,6 +54,9 @@ def test_hints_do_not_give_the_answer_away():
 def test_two_decimals_are_not_three(capsys):
     text = said(capsys, "4.1", round(EXERCISES["4.1"].right, 2))
     assert text.endswith("Right to two decimals; three are asked for.")
+    # a function that comes near in one case is not nearly right
+    near_once = said(capsys, "4.5", lambda K, p: 1.0 if K == 1 else 7.0)
+    assert near_once.endswith(EXERCISES["4.5"].look)
 
 
 def test_an_unknown_mistake_is_told_where_to_look(capsys):
