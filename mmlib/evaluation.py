@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy import stats
@@ -71,3 +71,19 @@ def accuracy_by_kind(
     for name in dict.fromkeys(kind):
         scores[name] = accuracy_interval(right[kinds == name].sum(), (kinds == name).sum())
     return scores
+
+
+def learned_at(
+    curve: Sequence[Mapping[str, float]], kind: str, guess: float, share: float = 0.5
+) -> int:
+    """The first step at which a kind of question has covered `share` of the way from its best guess
+    to all right, eq. (7.12).
+
+    curve is a list of {"step", kind: accuracy, …}, one an evaluation, in order.
+    Raises UserError where it never gets there. Source: chapter 07.
+    """
+    line = guess + share * (1 - guess)
+    for at in curve:
+        if at[kind] >= line:
+            return int(at["step"])
+    raise expected(f"a curve of {kind} that reaches {line:.3f}", "one below", "train for longer")

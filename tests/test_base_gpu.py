@@ -169,7 +169,9 @@ def test_without_a_gpu_it_is_one_line(monkeypatch, tmp_path):
     with pytest.raises(SystemExit) as left:
         base_gpu.on_a_gpu(tmp_path)
     line = str(left.value.code)
-    assert re.fullmatch(r"expected a GPU[^\n]+, got none; [^\n]+tools.records.base_gpu FOLDER", line)
+    assert re.fullmatch(
+        r"expected a GPU[^\n]+, got none; [^\n]+tools.records.base_gpu FOLDER", line
+    )
 
 
 def test_make_gpu_is_the_record():

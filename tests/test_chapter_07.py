@@ -1,0 +1,513 @@
+"""Chapter 07, equation by equation: against loops, closed forms, counters and hooks."""
+
+import json
+import math
+from functools import cache
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from strategies import error_line, normal
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from toy import HOW, Toy
+
+from mmlib.attention import TransformerBlock
+from mmlib.costs import (
+    Sizes,
+    convolutions,
+    forward_flops,
+    kept_maps,
+    kept_values,
+    layer_flops,
+    saved_bytes,
+    step_bytes,
+    step_flops,
+)
+from mmlib.encoders import GridEncoder, resnet50_grid, resnet_for_small_pictures
+from mmlib.errors import UserError
+from mmlib.evaluation import learned_at
+from mmlib.exercises.chapter_07 import EXERCISES, resumed
+from mmlib.fusion import MergedAttention
+from mmlib.models import MultimodalBert, preset
+from mmlib.scene_task import SceneRecipe, SceneTask
+from mmlib.scenes import ANSWERS, WORDS
+from mmlib.tokens import Tokens
+from mmlib.training import Optimization, key, take_step
+
+L_t = 12
+RESULTS = Path(__file__).parents[1] / "book" / "results"
+
+
+@cache
+def shared(name: str) -> MultimodalBert:
+    """One model of that size for all tests that leave it as it is."""
+    return built(name)
+
+
+def built(name: str) -> MultimodalBert:
+    torch.manual_seed(0)
+    return MultimodalBert.from_config(preset(name, len(ANSWERS), len(WORDS))).train()
+
+
+def inputs(model: MultimodalBert, B: int, P: int):
+    size = model.image.size
+    mask = torch.ones(B, L_t, dtype=torch.bool)
+    mask[0, 9:] = False
+    text = {"input_ids": torch.ones(B, L_t, dtype=torch.long), "attention_mask": mask}
+    return text, normal(0, P, 3, size, size, dtype=torch.float32)
+
+
+def counted(run) -> int:
+    """What PyTorch counts; the fused kernel of a CPU is not in its list, the plain one is."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+# --- the step -------------------------------------------------------------------------------------
+
+
+def test_7_1_backward():
+    """X^T G and G W^T, entry by entry by loops."""
+    X, W, G = normal(1, 4, 3), normal(2, 3, 2), normal(3, 4, 2)
+    X.requires_grad_(), W.requires_grad_()
+    (X @ W).backward(G)
+    for a, b in product(range(3), range(2)):
+        assert W.grad[a, b].item() == pytest.approx(
+            sum((X[n, a] * G[n, b]).item() for n in range(4))
+        )
+    for n, a in product(range(4), range(3)):
+        assert X.grad[n, a].item() == pytest.approx(
+            sum((G[n, b] * W[a, b]).item() for b in range(2))
+        )
+
+
+def test_7_2_adamw():
+    """The three lines, coordinate by coordinate, against torch over ten steps."""
+    eta, decay, b1, b2, eps = 0.05, 0.1, 0.9, 0.98, 1e-8
+    theta = normal(1, 3).requires_grad_()
+    optimizer = torch.optim.AdamW([theta], eta, (b1, b2), weight_decay=decay)
+    by_hand, m, v = theta.tolist(), [0.0] * 3, [0.0] * 3
+    for t in range(1, 11):
+        g = normal(100 + t, 3)
+        theta.grad = g.clone()
+        optimizer.step()
+        for c in range(3):
+            m[c] = b1 * m[c] + (1 - b1) * g[c].item()
+            v[c] = b2 * v[c] + (1 - b2) * g[c].item() ** 2
+            by_hand[c] -= eta * decay * by_hand[c]
+            m_hat, v_hat = m[c] / (1 - b1**t), v[c] / (1 - b2**t)
+            by_hand[c] -= eta * m_hat / (math.sqrt(v_hat) + eps)
+        assert theta.tolist() == pytest.approx(by_hand, rel=1e-12)
+
+
+# --- operations -----------------------------------------------------------------------------------
+
+
+def test_7_3_linear():
+    """Every multiply-add of a product, one by one; and PyTorch's count."""
+    N, a, b = 5, 3, 4
+    done = sum(2 for _ in product(range(N), range(b), range(a)))
+    assert done == 2 * N * a * b == counted(lambda: normal(0, N, a) @ normal(1, a, b))
+
+
+def test_7_4_convolution():
+    """Each place of each output channel sums over the patch; every layer of both networks."""
+    for net, size in ((resnet_for_small_pictures(), 64), (resnet50_grid(), 64)):
+        found = convolutions(net, size)
+        picture = normal(0, 1, 3, size, size, dtype=torch.float32)
+        assert sum(c.flops for c in found) == counted(lambda net=net, x=picture: net(x))
+        assert len(found) == sum(isinstance(m, nn.Conv2d) for m in net.modules())
+    first = convolutions(resnet_for_small_pictures(), 64)[0]
+    assert (first.k, first.c_in, first.c_out, first.area) == (3, 3, 64, 32 * 32)
+    assert first.flops == sum(2 * 3 * 9 for _ in product(range(64), range(32 * 32)))
+
+
+def test_counting_leaves_the_network_as_it_was():
+    """Its mode, its statistics, its hooks; nothing is computed on it."""
+    net = resnet_for_small_pictures().train()
+    before = {name: x.clone() for name, x in net.state_dict().items()}
+    convolutions(net, 64)
+    assert net.training and all(torch.equal(x, before[n]) for n, x in net.state_dict().items())
+    assert not any(m._forward_hooks for m in net.modules())
+
+
+def test_7_5_attention():
+    """Scores and mixture over all heads: 4 n L d, whatever the number of heads."""
+    n, L, d = 3, 7, 8
+    for H in (1, 2, 4):
+        q, k, v = (normal(s, 1, H, x, d // H) for s, x in ((0, n), (1, L), (2, L)))
+        assert counted(lambda q=q, k=k, v=v: (q @ k.mT).softmax(-1) @ v) == 4 * n * L * d
+
+
+@pytest.mark.parametrize("n, P", [(L_t, 1), (L_t, 4), (1, 2), (5, 4)])
+def test_7_6_layer(n, P):
+    """One block of the model, counted; the picture's keys once a picture."""
+    d, L_i, B = 16, 9, 4
+    block = TransformerBlock(MergedAttention(d, ("text", "image"), 2), d)
+    words = Tokens.all_visible(normal(0, B, L_t, d, dtype=torch.float32))
+    cells = Tokens.all_visible(normal(1, P, L_i, d, dtype=torch.float32))
+    assert counted(lambda: block(words, {"image": cells}, queries=n)) == layer_flops(
+        d, L_t, L_i, n, B, P
+    )
+    by_part = B * (4 * n * d**2 + 4 * L_t * d**2 + 4 * n * (L_t + L_i) * d + 16 * n * d**2)
+    assert layer_flops(d, L_t, L_i, n, B, P) == by_part + 4 * P * L_i * d**2
+
+
+@pytest.mark.parametrize("name, B, P", [("tiny", 16, 2), ("small", 8, 1), ("base", 1, 1)])
+def test_7_7_step(name, B, P):
+    """Forward, and forward with backward, to the last operation."""
+    model = shared(name)
+    given = inputs(model, B, P)
+    forward = sum(forward_flops(model, B, P, L_t).values())
+    assert forward == counted(lambda: model(*given))
+    assert step_flops(model, B, P, L_t) == counted(lambda: model(*given).sum().backward())
+    assert 2.5 * forward < step_flops(model, B, P, L_t) < 3 * forward
+
+
+def test_without_coordinates_the_map_of_places_is_not_counted():
+    config = preset("tiny", 5, len(WORDS), coordinates=False)
+    model = MultimodalBert.from_config(config)
+    given = inputs(model, 2, 1)
+    assert step_flops(model, 2, 1, L_t) == counted(lambda: model(*given).sum().backward())
+
+
+def test_costs_are_those_of_merged_attention():
+    with pytest.raises(UserError) as error:
+        Sizes.of(MultimodalBert.from_config(preset("tiny", 5, len(WORDS), fusion="late")))
+    error_line(error, "merged attention")
+
+
+# --- bytes ----------------------------------------------------------------------------------------
+
+
+def test_7_8_bytes():
+    """Sixteen a parameter: weights, gradients and AdamW's state, weighed after a step."""
+    model = built("tiny")
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(*inputs(model, 2, 1)).sum().backward()
+    optimizer.step()
+    parameters = list(model.parameters())
+    moments = [x for s in optimizer.state.values() for n, x in s.items() if n != "step"]
+    found = step_bytes(model, 2, 1, L_t)
+    # three tensors of this model get no gradient from this sum; they are weighed as if they did
+    assert found["weights"] == sum(4 * p.numel() for p in parameters)
+    assert found["gradients"] == found["weights"] and found["moments"] == 2 * found["weights"]
+    assert sum(4 * x.numel() for x in moments) == pytest.approx(found["moments"], rel=0.01)
+    assert found["activations"] == 4 * sum(kept_values(model, 2, 1, L_t).values())
+
+
+@pytest.mark.parametrize("n, P", [(L_t, 4), (1, 2)])
+def test_7_9_kept_by_a_layer(n, P):
+    """What autograd keeps that has the width d or a multiple of it."""
+    d, L_i, B, H = 64, 9, 4, 2
+    block = TransformerBlock(MergedAttention(d, ("text", "image"), H), d)
+    words = Tokens.all_visible(normal(0, B, L_t, d, dtype=torch.float32).requires_grad_())
+    cells = Tokens.all_visible(normal(1, P, L_i, d, dtype=torch.float32).requires_grad_())
+    formula = B * d * (6 * L_t + 13 * n + 2 * L_i) + 2 * P * L_i * d
+    kept = saved_bytes(lambda: block(words, {"image": cells}, queries=n), block) / 4
+    # beside it: two numbers a norm and token, one a head and query, masks of a byte
+    without_width = B * (2 * L_t + 2 * n + H * n) + (2 * (B * L_t + P * L_i) + 2 * B * 99) / 4
+    assert formula < kept < formula + without_width
+
+
+@pytest.mark.parametrize("net, size", [(resnet_for_small_pictures, 64), (resnet50_grid, 64)])
+def test_7_10_kept_of_a_picture(net, size):
+    """The picture, norms' inputs, ReLUs' outputs, the pooling's output and its 64-bit places."""
+    network, P = net().train(), 2
+    picture = normal(0, P, 3, size, size, dtype=torch.float32)
+    kept = saved_bytes(lambda: network(picture), network) / 4
+    norms = 2 * sum(m.num_features for m in network.modules() if isinstance(m, nn.BatchNorm2d))
+    assert kept == P * kept_maps(network, size) + norms
+
+
+@pytest.mark.parametrize("name, B, P", [("tiny", 16, 2), ("small", 16, 2), ("base", 2, 1)])
+def test_the_models_activations_are_within_two_percent_of_the_formula(name, B, P):
+    model = shared(name)
+    given = inputs(model, B, P)
+    kept = saved_bytes(lambda: model(*given), model)
+    assert kept == pytest.approx(step_bytes(model, B, P, L_t)["activations"], rel=0.02)
+
+
+# --- the first loss, and the curves ---------------------------------------------------------------
+
+
+def test_7_11_first_loss():
+    """Equal logits give ln C; an untrained model is near it in each part of the loss."""
+    for C in (2, 31, 64):
+        assert F.cross_entropy(torch.zeros(5, C), torch.arange(5) % C).item() == pytest.approx(
+            math.log(C)
+        )
+    task = SceneTask(SceneRecipe(preset="tiny"))
+    total, divisor = task.losses(task.batch(0))["answer"]
+    assert (total / divisor).item() == pytest.approx(math.log(len(ANSWERS)), abs=0.5)
+
+
+def test_7_12_half_learned():
+    """By brute force over random curves, and at its landmarks."""
+    curve = [{"step": s, "a": x} for s, x in ((100, 0.25), (200, 0.625), (300, 0.6), (400, 0.95))]
+    assert learned_at(curve, "a", 0.25) == 200
+    assert learned_at(curve, "a", 0.26) == 400
+    assert learned_at(curve, "a", 0.25, 0.9) == 400
+    assert learned_at(curve, "a", 0.25, 0.0) == 100
+    with pytest.raises(UserError) as error:
+        learned_at(curve, "a", 0.25, 0.99)
+    error_line(error, "curve of a")
+    for seed in range(20):
+        random = torch.rand(12, generator=torch.Generator().manual_seed(seed)).tolist()
+        curve = [{"step": n, "a": x} for n, x in enumerate([*random, 1.0])]
+        for guess, share in product((0.1, 0.5), (0.5, 0.9)):
+            ways = [n for n, at in enumerate(curve) if (at["a"] - guess) / (1 - guess) >= share]
+            assert learned_at(curve, "a", guess, share) == ways[0]
+
+
+def test_the_curves_of_the_record_have_what_the_chapter_reads():
+    path = RESULTS / "scenes_small.json"
+    if not path.exists():
+        pytest.skip("make record NAME=scenes_small")
+    record = json.loads(path.read_text("utf8"))
+    for curve in record["curves"].values():
+        assert [at["step"] for at in curve] == list(range(100, 2401, 100))
+        for kind, guess in record["best_guess"].items():
+            mean = guess["mean"] if isinstance(guess, dict) else guess
+            assert learned_at(curve, kind, mean, 0.9) <= 2400
+
+
+# --- pieces ---------------------------------------------------------------------------------------
+
+
+def stepped(task, accumulate: int, clip: float = 1e9) -> torch.Tensor:
+    """Minus the change of the weights: the gradient, by SGD at rate 1."""
+    AcceleratorState._reset_state()
+    accelerator = Accelerator(cpu=True)
+    before = torch.cat([p.detach().flatten().clone() for p in task.module.parameters()])
+    optimizer = torch.optim.SGD(task.module.parameters(), 1.0)
+    module, optimizer = accelerator.prepare(task.module, optimizer)
+    how = Optimization(accumulate=accumulate, clip=clip)
+    take_step(task, module, optimizer, accelerator, how, task.batch(0), 0)
+    return before - torch.cat([p.detach().flatten() for p in task.module.parameters()])
+
+
+def test_7_13_pieces():
+    """The label-weighted mean of the pieces' gradients is the batch's, and take_step's."""
+    W, x = normal(0, 6, 3), normal(1, 63, 6)
+    y = torch.arange(63) % 3
+    parts = (slice(0, 3), slice(3, 63))
+
+    def gradient(part):
+        leaf = W.clone().requires_grad_()
+        return torch.autograd.grad(F.cross_entropy(x[part] @ leaf, y[part]), leaf)[0]
+
+    by_labels = 3 / 63 * gradient(parts[0]) + 60 / 63 * gradient(parts[1])
+    whole = gradient(slice(None))
+    assert torch.allclose(by_labels, whole, atol=1e-12)
+    of_means = (gradient(parts[0]) + gradient(parts[1])) / 2
+    assert (of_means - whole).norm() > 0.5 * whole.norm()
+    one, four = (stepped(Toy(dropout=0.0), k) for k in (1, 4))
+    assert (one - four).norm() < 1e-5 * one.norm()
+
+
+def test_the_pencil_example_of_the_pieces():
+    """Three labels of 6 and sixty of 0: -2/7 and -3."""
+    labels = [6.0] * 3 + [0.0] * 60
+    assert sum(0 - y for y in labels) / 63 == pytest.approx(-2 / 7)
+    means = [sum(0 - y for y in part) / len(part) for part in (labels[:3], labels[3:])]
+    assert sum(means) / 2 == -3
+
+
+@pytest.mark.parametrize("n_1, n_2", [(32, 32), (12, 51), (3, 60), (1, 2)])
+def test_7_14_error(n_1, n_2):
+    """Independent labels' gradients of one variance, 20,000 draws."""
+    g = normal(n_1, 20_000, n_1 + n_2)
+    whole = g.mean(1)
+    of_means = (g[:, :n_1].mean(1) + g[:, n_1:].mean(1)) / 2
+    measured = ((of_means - whole).square().mean() / whole.square().mean()).sqrt().item()
+    formula = abs(n_2 - n_1) / (2 * math.sqrt(n_1 * n_2))
+    assert measured == pytest.approx(formula, rel=0.03, abs=1e-9)
+
+
+def test_7_15_clipping():
+    """The length is c, the direction stays; done by take_step after the last piece."""
+    free, clipped = stepped(Toy(), 4), stepped(Toy(), 4, clip=0.01)
+    assert free.norm() > 0.02 and clipped.norm().item() == pytest.approx(0.01, rel=1e-3)
+    assert F.cosine_similarity(free, clipped, dim=0).item() == pytest.approx(1, abs=1e-6)
+    assert torch.equal(stepped(Toy(), 4, clip=1e6), free), "shorter than c: untouched"
+    pieces = torch.tensor([[4.0, 0.0], [0.0, 1.0]])
+    each = (pieces / pieces.norm(dim=1, keepdim=True)).sum(0)
+    assert math.degrees(math.atan2(each[1], each[0])) == pytest.approx(45)
+    assert math.degrees(math.atan2(*pieces.sum(0).flip(0))) == pytest.approx(14, abs=0.1)
+
+
+# --- what moves -----------------------------------------------------------------------------------
+
+
+def test_7_16_batchnorm():
+    """After n passes over one batch a share 0.9^n of the old is left; a frozen encoder's stay."""
+    layer, x = nn.BatchNorm2d(3).train(), normal(0, 8, 3, 5, 5, dtype=torch.float32) + 2
+    mu = layer.running_mean.clone()
+    for n in range(1, 8):
+        layer(x)
+        mu = 0.9 * mu + 0.1 * x.mean((0, 2, 3))
+        assert torch.allclose(layer.running_mean, mu, atol=1e-6)
+        assert torch.allclose(mu, (1 - 0.9**n) * x.mean((0, 2, 3)), atol=1e-5)
+    frozen = GridEncoder(resnet_for_small_pictures(), 128, 32, 64).freeze().train()
+    before = {name: t.clone() for name, t in frozen.backbone.state_dict().items()}
+    frozen(normal(1, 2, 3, 64, 64, dtype=torch.float32))
+    assert all(torch.equal(t, before[n]) for n, t in frozen.backbone.state_dict().items())
+
+
+# --- the rate -------------------------------------------------------------------------------------
+
+
+def test_7_17_schedule():
+    """Step by step from the formula's own words, for several recipes."""
+    for S, w, floor in ((2400, 200, 0.03), (12, 3, 0.0), (100, 0, 0.5)):
+        how = Optimization(steps=S, learning_rate=2.0, warmup=w, floor=floor)
+        for s in range(S):
+            up = 1.0 if s + 1 >= w else (s + 1) / w
+            cosine = (1 + math.cos(math.pi * s / S)) / 2
+            assert how.rate(s) == pytest.approx(2.0 * up * (floor + (1 - floor) * cosine))
+
+
+def test_7_18_first_step():
+    """Every coordinate moves by the rate, against the sign of its gradient."""
+    theta = normal(1, 500).requires_grad_()
+    g = normal(2, 500) * torch.logspace(-4, 4, 500, dtype=torch.float64)
+    before, theta.grad = theta.detach().clone(), g
+    torch.optim.AdamW([theta], 1e-3, (0.9, 0.98), weight_decay=0).step()
+    assert torch.allclose(theta.detach() - before, -1e-3 * g.sign(), rtol=1e-2, atol=0)
+
+
+def test_7_19_noise():
+    """The sum of the squared coefficients, term by term; and of ten thousand noisy coordinates."""
+    terms = sum((0.1 * 0.9**k) ** 2 for k in range(2000))
+    assert terms == pytest.approx(0.1 / 1.9)
+    m = torch.zeros(10_000, dtype=torch.float64)
+    for t in range(100):
+        m = 0.9 * m + 0.1 * normal(t, 10_000)
+    assert m.square().mean().item() == pytest.approx(0.1 / 1.9, rel=0.05)
+
+
+# --- bits -----------------------------------------------------------------------------------------
+
+
+def test_7_20_bf16():
+    """For every bf16 number from 2^e to 2^(e+1): lost below half the gap, and not above it."""
+    for e in (-6, 0, 6):
+        steps = torch.arange(128, dtype=torch.float64)
+        theta = (2.0**e * (1 + steps / 128)).bfloat16()
+        assert torch.equal(theta.double(), 2.0**e * (1 + steps / 128)), "exact in bf16"
+        half = 2.0 ** (e - 8)
+        for share in (0.0, 0.5, 0.999):
+            assert torch.equal((theta.double() + share * half).bfloat16(), theta)
+        assert not ((theta.double() + 1.001 * half).bfloat16() == theta).any()
+
+
+# --- a step as a function -------------------------------------------------------------------------
+
+
+def test_7_21_steps():
+    """Ten steps are four steps, saved, and six: every input of a step is one of the formula's."""
+
+    def run(first: int, last: int, state=None):
+        task = Toy()
+        optimizer = torch.optim.AdamW(task.module.parameters(), 0.05)
+        if state:
+            task.module.load_state_dict(state[0])
+            optimizer.load_state_dict(state[1])
+        task.module.train()
+        for step in range(first, last):
+            torch.manual_seed(key(0, step))
+            for group in optimizer.param_groups:
+                group["lr"] = HOW.rate(step)
+            parts = task.losses(task.batch(step))
+            optimizer.zero_grad()
+            sum(total / divisor for total, divisor in parts.values()).backward()
+            optimizer.step()
+        return task.module.state_dict(), optimizer.state_dict()
+
+    whole, _ = run(0, 10)
+    torch.manual_seed(99)
+    resumed_, _ = run(4, 10, run(0, 4))
+    assert all(torch.equal(x, resumed_[name]) for name, x in whole.items())
+
+
+# --- exercises ------------------------------------------------------------------------------------
+
+
+def test_the_layer_of_exercise_7_1():
+    """By multiply-adds: twelve words, sixty-four cells, width 128, an eighth of the picture."""
+    words, cells, d = 12, 64, 128
+    multiply_adds = sum(
+        [
+            words * d * d * 4,  # W_q, W_k, W_v, W_o of the words
+            cells * d * d * 2 / 8,
+            words * (words + cells) * d * 2,
+            words * d * 4 * d * 2,
+        ]
+    )
+    assert EXERCISES["7.1"].right == pytest.approx(2 * multiply_adds / 1e6)
+
+
+def test_the_parameters_of_exercise_7_2_are_those_of_base():
+    model = shared("base")
+    assert Sizes.of(model).N / 1e6 == pytest.approx(119.5, abs=0.05)
+    bert = sum(p.numel() for p in model.text.backbone.parameters())
+    assert bert / 1e6 == pytest.approx(85.5, abs=0.05)
+
+
+def test_the_resumed_runs_of_exercise_7_6_differ_as_they_are_said_to():
+    runs = {run: {at["step"]: at for at in resumed(run)} for run in "ABCD"}
+    for run in "ABD":
+        assert all(runs[run][s] == runs["C"][s] for s in (0, 4, 5))
+    assert runs["A"][6]["update"] == pytest.approx(1, abs=1e-3)
+    assert all(runs[run][6]["update"] < 0.5 for run in "BCD")
+    assert runs["B"][6]["x"] == runs["B"][0]["x"] != runs["C"][6]["x"]
+    assert runs["D"][6]["rate"] == runs["D"][0]["rate"] != runs["C"][6]["rate"]
+
+
+@pytest.mark.parametrize(
+    "answer, part",
+    [
+        ({"A": "moments", "B": "batches", "C": "nothing", "D": "rate"}, ""),
+        ({"A": "rate", "B": "batches", "C": "nothing", "D": "rate"}, "run A again"),
+        ({"A": "moments", "B": "rate", "C": "nothing", "D": "rate"}, "run B again"),
+        ({"A": "moments", "B": "batches", "C": "rate", "D": "rate"}, "run C again"),
+        ({"A": "moments", "B": "batches", "C": "nothing", "D": "nothing"}, "run D again"),
+        ({"A": "moments"}, "keys A, B, C, D"),
+        ({"A": "seed", "B": "batches", "C": "nothing", "D": "rate"}, "'seed' is not one of"),
+    ],
+)
+def test_the_judge_of_exercise_7_6(answer, part):
+    said = EXERCISES["7.6"].judge(answer)
+    assert (part in said) if part else said == ""
+
+
+@pytest.mark.parametrize("S, w", [(100, 10), (2400, 200), (50, 1)])
+def test_the_schedule_of_exercise_7_4(S, w):
+    """By its three spells."""
+    for s in range(S):
+        if s < w:
+            expected = (s + 1) / w
+        elif s <= 0.8 * S:
+            expected = 1.0
+        else:
+            expected = 5 * (1 - s / S)
+        assert EXERCISES["7.4"].right(s, S, w) == pytest.approx(expected)
+
+
+def test_a_frozen_text_encoder_costs_what_exercise_7_7_says():
+    model = built("tiny")
+    model.text.freeze()
+    given = inputs(model, 8, 1)
+    parts = forward_flops(model, 8, 1, L_t)
+    projection = 2 * 8 * L_t * 32 * 32  # learns, and passes no gradient down
+    first = 3 * sum(parts.values()) - step_flops(built("tiny"), 8, 1, L_t)
+    right = EXERCISES["7.7"].right(parts["text"], parts["image"], parts["fusion"] + parts["head"])
+    assert counted(lambda: model(*given).sum().backward()) == right - first + projection
