@@ -16,7 +16,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
 
     q [B, H, L_q, d_k], k [B, H, L_k, d_k], v [B, H, L_k, d_v]; mask [B, 1, L_q or 1, L_k], True
     where a key may be attended. Returns [B, H, L_q, d_v]; a query that may attend to nothing gets
-    zeros, and zero gradient (PyTorch's own gives NaN when weights are asked for). Masked keys and
+    zeros, and zero gradient (PyTorch's layer gives NaN on some of its paths). Masked keys and
     values must be finite: `Tokens.visible` sees to it wherever `mmlib` calls this.
 
     Raises UserError where the widths of q and k, or the lengths of k and v, differ.

@@ -99,7 +99,8 @@ _gradient = Exercise(
         ),
     ),
     cases=((),),
-    look="First the five gradients of the scores (they sum to zero), then the keys, then the root.",
+    look="Four numbers, one a column. First the five gradients of the scores (they sum to zero),"
+    " then the keys, then the root.",
 )
 
 # 3.3 and 3.4: two laws
@@ -126,28 +127,73 @@ _trace = Exercise(
     look="By eq. (3.6), which weights have the smallest sum of squares?",
 )
 
+Law = Callable[[int, float, float], Any]
+
+
+def _pair(whole: Law, left: Law) -> Law:
+    return lambda d_k, a, b: (whole(d_k, a, b), left(d_k, a, b))
+
+
+def _whole(d_k: int, a: float, b: float) -> float:
+    return d_k * (1 + a**2 + b**2)
+
+
+def _left(d_k: int, a: float, b: float) -> float:
+    return d_k * (1 + a**2)
+
+
 _with_means = Exercise(
-    right=lambda d_k, a, b: d_k * (1 + a**2 + b**2),
+    right=_pair(_whole, _left),
     wrong=(
-        (lambda d_k, a, b: d_k, "That is eq. (3.7), where the means are zero."),
         (
-            lambda d_k, a, b: d_k * (1 + a**2) * (1 + b**2),
-            "That is the mean of the squared product; a variance also subtracts the square of the"
-            " mean.",
+            _pair(lambda d_k, a, b: d_k, lambda d_k, a, b: d_k),
+            "That is eq. (3.7), where the means are zero.",
         ),
         (
-            lambda d_k, a, b: d_k * (1 + (a * b) ** 2),
+            _pair(_left, _left),
+            "That is what one query's softmax sees; the whole variance is asked for as well.",
+        ),
+        (
+            _pair(lambda d_k, a, b: d_k * (1 + a**2) * (1 + b**2), _left),
+            "Your first is the mean of the squared product; a variance also subtracts the square"
+            " of the mean.",
+        ),
+        (
+            _pair(lambda d_k, a, b: d_k * (1 + (a * b) ** 2), _left),
             "The product of the means is a constant and has no variance; a mean times what the"
             " other factor does has.",
         ),
-        (lambda d_k, a, b: 1 + a**2 + b**2, "That is one product of two components; add d_k."),
         (
-            lambda d_k, a, b: d_k * (1 + a + b),
+            _pair(lambda d_k, a, b: 1 + a**2 + b**2, lambda d_k, a, b: 1 + a**2),
+            "That is one product of two components; there are d_k.",
+        ),
+        (
+            _pair(lambda d_k, a, b: d_k * (1 + a + b), lambda d_k, a, b: d_k * (1 + a)),
             "The means enter by their squares: a mean of −1 spreads as much as one of 1.",
         ),
+        (
+            _pair(_whole, _whole),
+            "The first is right. In the second, which term of q·k is the same for all keys?",
+        ),
+        (
+            _pair(_whole, lambda d_k, a, b: d_k),
+            "The first is right. In the second you took both means away; one of them meets a"
+            " factor that differs from key to key.",
+        ),
+        (
+            _pair(_whole, lambda d_k, a, b: d_k * (1 + b**2)),
+            "The first is right. In the second the means are exchanged: b meets the query, which"
+            " is the same for all its keys.",
+        ),
+        (
+            _pair(_whole, lambda d_k, a, b: d_k * b**2),
+            "The first is right. The second is what the softmax does not see; what is left?",
+        ),
+        (_whole, "That is the whole, and right. Give the part that is left beside it."),
     ),
     cases=((1, 0.0, 0.0), (4, 1.0, 0.0), (16, 0.5, -2.0), (64, 1.0, 1.0)),
-    look="Var of one product is E q² E k² − (E q E k)². What is E q² when the mean is a?",
+    look="Two numbers. Write q = a + q', k = b + k' and multiply out: which of the four terms have"
+    " a variance, and which differ between the keys of one query?",
 )
 
 # 3.5: two samples in one row
@@ -238,6 +284,15 @@ def _lost(old: Tensor) -> float:
     return 0.0
 
 
+def _turned(old: Tensor) -> Tensor:
+    return 1 / old
+
+
+def _divided(state: State, s: Tensor, v: Tensor) -> State:
+    m, Z, a = _right_step(state, s, v)
+    return m, Z, a / Z
+
+
 _right_step = _step(torch.maximum, _rescaled, _rescaled)
 _STEPS: Sequence[tuple[Step, str]] = (
     (
@@ -257,6 +312,12 @@ _STEPS: Sequence[tuple[Step, str]] = (
         "m must be the largest score of all pieces so far. With the piece's own, a piece of small"
         " scores makes e^(old m − m) overflow.",
     ),
+    (
+        _step(torch.maximum, _turned, _turned),
+        "The exponent is turned: the old sums take e^(old m − new m), which is 0 at the first piece"
+        " and never above 1. Yours is infinite there.",
+    ),
+    (_divided, "a is a sum, like Z. It is divided by Z once, at the end, not at every step."),
     (_step(_own, _lost, _lost), "Only the last piece is left: the old Z and a belong to the sums."),
 )
 
