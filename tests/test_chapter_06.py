@@ -1,0 +1,406 @@
+"""Chapter 06: its checks on its programs, each displayed equation, and the checker's judges.
+
+The checks and the repairs are taken from the notebook's own cells: what is tested is what is read.
+"""
+
+import ast
+import contextlib
+import io
+import math
+from copy import deepcopy
+from itertools import permutations
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from mmlib import figures
+from mmlib.attention import attention
+from mmlib.encoders import Encoder
+from mmlib.exercises import check
+from mmlib.exercises.chapter_06 import _SYMPTOMS, _check_models
+from mmlib.fusion import CrossAttention, MergedAttention
+from mmlib.tokens import Tokens
+
+ROOT = Path(__file__).parents[1]
+CELLS = {
+    cell.id.removeprefix("c06-"): cell
+    for cell in nbformat.read(ROOT / "notebooks" / "06_multimodal_bert.ipynb", 4).cells
+}
+# (check, the program that it fails on, the program that mends it)
+REPAIRS = (
+    ("called", "Specimen", "Called"),
+    ("rows", "Called", "OneKey"),
+    ("apart", "TwoVectors", "OneKey"),
+    ("words", "OneKey", "Grid"),
+    ("padding", "Grid", "Masked"),
+    ("missing", "KeyMask", "Missing"),
+    ("formula", "Missing", "Formula"),
+    ("padding", "Formula", "WordMask"),
+    ("told", "WordMask", "OwnKeys"),
+    ("places", "OwnKeys", "Places"),
+    ("own", "Places", "Blocks"),
+    ("start", "Blocks", "Answering"),
+    ("frozen", "Answering", "Frozen"),
+    ("labels", "Frozen", "Train"),
+    ("finite", "Frozen", "Train"),
+    ("answers", "Train", "Predict"),
+    ("weights", "Predict", "Load"),
+)
+seeds = st.integers(0, 2**16)
+
+
+@pytest.fixture(scope="module")
+def chapter():
+    """The names that the cells of specimen, checks, repairs and the reader's class define."""
+    names: dict = {"board": lambda *programs: None, "figures": figures}
+    wanted = ("specimen", "loop", "batch", "machine", "check-", "repair-", "padding-leak")
+    with contextlib.redirect_stdout(io.StringIO()):
+        for name, cell in CELLS.items():
+            if cell.cell_type == "code" and name.startswith((*wanted, "padding-real", "yours")):
+                if name == "yours-checks":
+                    continue
+                exec(compile(cell.source, name, "exec"), names)
+    return names
+
+
+def test_the_list_names_every_check_and_thirteen_faults_or_more(chapter):
+    assert {check for check, _, _ in REPAIRS} == set(chapter["checks"])
+    assert len(REPAIRS) >= 13
+
+
+@pytest.mark.parametrize("name, before, after", REPAIRS)
+def test_each_check_fails_before_its_repair_and_passes_after(chapter, name, before, after):
+    one = chapter["checks"][name]
+    programs = chapter["programs"]
+    state, _ = chapter["outcome"](one, programs[before])
+    assert state == ("stops" if (name, before) == ("rows", "Called") else "fails")
+    assert chapter["outcome"](one, programs[after])[0] == "passes"
+
+
+@pytest.mark.parametrize("name", dict.fromkeys(check for check, _, _ in REPAIRS))
+def test_no_check_passes_on_the_specimen_and_each_on_the_finished_program(chapter, name):
+    one, programs = chapter["checks"][name], chapter["programs"]
+    assert chapter["outcome"](one, programs["Specimen"])[0] in ("fails", "stops")
+    assert chapter["outcome"](one, programs["Load"])[0] == "passes"
+
+
+def test_a_model_that_hears_nothing_is_called_blind(chapter):
+    outcome, programs = chapter["outcome"], chapter["programs"]
+    assert outcome(chapter["checks"]["padding"], programs["OneKey"])[0] == "blind"
+
+    class Deaf(nn.Module):
+        def forward(self, text, image, image_mask=None):
+            return torch.ones(len(image), chapter["C"])
+
+    deaf = chapter["Program"](Deaf())
+    assert outcome(chapter["checks"]["apart"], deaf)[0] == "blind"
+
+
+@pytest.mark.parametrize(
+    "name, before, after",
+    [("words", "OneKey", "Grid"), ("padding", "Formula", "WordMask"), ("own", "Places", "Blocks")],
+)
+def test_the_checks_say_the_same_at_the_documents_width(chapter, name, before, after):
+    for program, wanted in ((before, "fails"), (after, "passes")):
+        wide = chapter["Program"](chapter["build"](chapter[program], d=768))
+        assert chapter["outcome"](chapter["checks"][name], wide)[0] == wanted
+
+
+def test_the_readers_class_is_mmlibs(chapter):
+    """The cell asserts it; here a planted difference shows that its assertion can fail."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(compile(CELLS["same"].source, "same", "exec"), chapter)
+    wrong = dict(chapter)
+    source = CELLS["yours"].source.replace(
+        "words.value + self.modality", "words.value - self.modality"
+    )
+    assert source != CELLS["yours"].source
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(compile(source, "yours", "exec"), wrong)
+        with pytest.raises(AssertionError):
+            exec(compile(CELLS["same"].source, "same", "exec"), wrong)
+
+
+# --- equations ------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:expected two or more keys")
+def test_6_1_one_key():
+    torch.manual_seed(0)
+    layer = nn.MultiheadAttention(12, 3, batch_first=True).double()
+    words, picture = torch.randn(2, 5, 12).double(), torch.randn(2, 1, 12).double()
+    out, _ = layer(words, picture, picture)
+    _, _, W_v = layer.in_proj_weight.chunk(3)
+    b_v = layer.in_proj_bias.chunk(3)[2]
+    for b in range(2):
+        h = layer.out_proj.weight @ (W_v @ picture[b, 0] + b_v) + layer.out_proj.bias
+        for word in range(5):
+            torch.testing.assert_close(out[b, word], h)
+    ours = CrossAttention(12, ("text", "image"), 3).double()
+    streams = {"text": Tokens.all_visible(words), "image": Tokens.all_visible(picture)}
+    result = ours(streams["text"], streams)
+    torch.testing.assert_close(result, result[:, :1].expand_as(result))
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 5), st.integers(1, 5), seeds)
+def test_6_2_pads(words, pads, seed):
+    random = torch.Generator().manual_seed(seed)
+    q, k, v = (
+        torch.randn(n, 3, generator=random).double() for n in (1, words + pads, words + pads)
+    )
+    e = [math.exp(float(q[0] @ key) / math.sqrt(3)) for key in k]
+    Z_words, Z_pads = sum(e[:words]), sum(e[words:])
+    h_words = sum(x * value for x, value in zip(e[:words], v, strict=False)) / Z_words
+    h_pads = sum(x * value for x, value in zip(e[words:], v[words:], strict=True)) / Z_pads
+    share = Z_pads / (Z_words + Z_pads)
+    out = attention(q[None, None], k[None, None], v[None, None])[0, 0, 0]
+    torch.testing.assert_close(out, (1 - share) * h_words + share * h_pads)
+    mask = (torch.arange(words + pads) < words)[None, None, None]
+    out = attention(q[None, None], k[None, None], v[None, None], mask)[0, 0, 0]
+    torch.testing.assert_close(out, h_words)
+    even = attention(0 * q[None, None], k[None, None], v[None, None])[0, 0, 0]
+    part = pads / (words + pads)
+    torch.testing.assert_close(even, (1 - part) * v[:words].mean(0) + part * v[words:].mean(0))
+
+
+def test_6_3_shared_weights():
+    torch.manual_seed(0)
+    layer = nn.Linear(3, 2, bias=False).double()
+    x = torch.randn(4, 5, 3).double()
+    out = layer(x)
+    out.retain_grad()
+    out.square().sum().backward()
+    total = torch.zeros(2, 3).double()
+    for b in range(4):
+        for token in range(5):
+            total += torch.outer(out.grad[b, token], x[b, token])
+    torch.testing.assert_close(layer.weight.grad, total)
+    # one NaN sample whose result nobody asks for is enough
+    layer.zero_grad()
+    x[3] = float("nan")
+    layer(x)[:3].sum().backward()
+    assert layer.weight.grad.isnan().all()
+
+
+def test_6_4_no_share_of_the_text():
+    """With the text's keys masked the formula is attention over the cells alone."""
+    torch.manual_seed(0)
+    layer = MergedAttention(8, ("text", "image"), 2).double()
+    words, cells = (Tokens.all_visible(torch.randn(2, n, 8).double()) for n in (3, 4))
+    cross = CrossAttention(8, ("text", "image"), 2).double()
+    for name in ("W_q", "W_o"):
+        getattr(cross.attend, name).load_state_dict(getattr(layer, name).state_dict())
+    for name in ("W_k", "W_v"):
+        getattr(cross.attend, name).load_state_dict(getattr(layer, name)["image"].state_dict())
+    without = layer(words, {"text": words.absent(), "image": cells})
+    torch.testing.assert_close(without, cross(words, {"text": words, "image": cells}))
+    share = layer.weights(words, {"text": words.absent(), "image": cells})["text"].sum(-1)
+    assert (share == 0).all()
+    joint = layer(words, {"text": words, "image": cells})
+    assert (joint - without).abs().max() > 1e-3
+
+
+def test_6_5_permutation():
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 1, n, 3).double() for n in (2, 4, 4))
+    out = attention(q, k, v)
+    for order in permutations(range(4)):
+        torch.testing.assert_close(attention(q, k[:, :, order], v[:, :, order]), out)
+    # the control: keys without their values are another memory
+    assert (attention(q, k[:, :, (1, 0, 2, 3)], v) - out).abs().max() > 1e-3
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 6), seeds, st.floats(0, 4))
+def test_6_6_words_melt_together(keys, seed, scale):
+    random = torch.Generator().manual_seed(seed)
+    q, k, v = (torch.randn(n, 3, generator=random).double() for n in (2, keys, keys))
+    w = (scale * q @ k.T).softmax(-1)
+    h = w @ v
+    difference = sum((w[0, j] - w[1, j]) * v[j] for j in range(keys))
+    torch.testing.assert_close(h[0] - h[1], difference)
+    bound = (w[0] - w[1]).abs().sum() * v.norm(dim=1).max()
+    assert (h[0] - h[1]).norm() <= bound + 1e-12
+    if scale == 0:
+        assert (h[0] - h[1]).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("C, sigma", [(2, 0.5), (31, 0.3), (31, 1.5), (768, 1.0), (5, 3.0)])
+def test_6_7_first_loss(C, sigma):
+    random = torch.Generator().manual_seed(C)
+    z = sigma * torch.randn(40_000, C, generator=random, dtype=torch.float64)
+    loss = float((torch.logsumexp(z, 1) - z[:, 0]).mean())
+    error = 4 * float((torch.logsumexp(z, 1) - z[:, 0]).std()) / 200
+    assert math.log(C) - error <= loss <= math.log(C) + sigma**2 / 2 + error
+    # both sides are wide of the other, so the bound is not empty
+    assert loss > math.log(C) + error / 4 or sigma < 0.5
+
+
+def test_6_8_running_mean():
+    norm = nn.BatchNorm1d(3).double().train()
+    x = torch.randn(16, 3, generator=torch.Generator().manual_seed(0)).double() + 2
+    start = norm.running_mean.clone()
+    for k in range(1, 30):
+        with torch.no_grad():
+            norm(x)
+        torch.testing.assert_close(norm.running_mean, 0.9**k * start + (1 - 0.9**k) * x.mean(0))
+    encoder = Encoder(nn.Sequential(nn.BatchNorm1d(3)), 3, 2).freeze().train()
+    before = deepcopy(encoder.backbone.state_dict())
+    encoder.backbone(x.float())
+    for name, value in encoder.backbone.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_6_9_picture_alone():
+    """For every distribution p over answers: asked for one of two at random, loss ≥ ln 2."""
+    random = torch.Generator().manual_seed(0)
+    p = (3 * torch.randn(2000, 16, generator=random).double()).softmax(1)
+    colour, place = p[:, 2], p[:, 11]
+    loss = -(colour.log() + place.log()) / 2
+    assert float(loss.min()) >= math.log(2)
+    best = torch.zeros(16).double()
+    best[2] = best[11] = 0.5
+    assert -(best[2].log() + best[11].log()) / 2 == pytest.approx(math.log(2))
+    right = ((p.argmax(1) == 2).double() + (p.argmax(1) == 11)) / 2
+    assert float(right.max()) == 0.5
+
+
+# --- the exercises that are judged by what they do ------------------------------------------------
+
+
+def said(capsys, name, answer):
+    check(name, answer)
+    return capsys.readouterr().out.strip()
+
+
+def changes(a, b):
+    return (a - b).abs().max() > 1e-5
+
+
+def sound_check(model, text, image):
+    together = model(text, image)
+    if not changes(together, model(-text, -2 * image)):
+        return None
+    alone = [model(text[b : b + 1], image[b : b + 1]) for b in range(len(text))]
+    return not changes(together, torch.cat(alone))
+
+
+def by_order(model, text, image):
+    if sound_check(model, text, image) is None:
+        return None
+    return not changes(model(text.flip(0), image.flip(0)).flip(0), model(text, image))
+
+
+def only_the_next(model, text, image):
+    verdict = sound_check(model, text, image)
+    if verdict is None:
+        return None
+    other = image.clone()
+    other[1] += 1  # looks at sample 3, whom the "sample before" of 1 does not reach
+    return not changes(model(text, other)[3], model(text, image)[3])
+
+
+def without_control(model, text, image):
+    return sound_check(model, text, image) is not False
+
+
+def to_the_bit(model, text, image):
+    if sound_check(model, text, image) is None:
+        return None
+    alone = [model(text[b : b + 1], image[b : b + 1]) for b in range(len(text))]
+    return torch.equal(model(text, image), torch.cat(alone))
+
+
+@pytest.mark.parametrize(
+    "answer, part",
+    [
+        (sound_check, "right."),
+        (by_order, "adds the mean of the batch"),
+        (without_control, "output is a constant"),
+        (to_the_bit, "only its last digits"),
+        (lambda *given: False, "refuses every model"),
+        (lambda *given: None, "no answer yet"),
+        (lambda *given: True, "adds the mean"),
+    ],
+)
+def test_the_readers_check_is_run_on_faulty_models(answer, part, capsys):
+    assert part in said(capsys, "6.2", answer)
+
+
+def test_a_check_that_misses_one_neighbour_is_named(capsys):
+    def misses(model, text, image):
+        verdict = sound_check(model, text, image)
+        if verdict is False and only_the_next(model, text, image):
+            return True
+        return verdict
+
+    assert "reads the one before it" in said(capsys, "6.2", misses)
+
+
+def test_the_models_of_6_2_are_what_they_are_called():
+    models = _check_models()
+    random = torch.Generator().manual_seed(0)
+    text, image = (torch.randn(3, 3, generator=random) for _ in range(2))
+    assert sound_check(models["sound"], text, image)
+    assert sound_check(models["mean"], text, image) is False
+    assert sound_check(models["before"], text, image) is False
+    assert sound_check(models["deaf"], text, image) is None
+
+
+def test_symptoms(capsys):
+    right = {key: name for key, (name, _) in _SYMPTOMS.items()}
+    assert said(capsys, "6.3", right).endswith("right.")
+    for key, (_, hint) in _SYMPTOMS.items():
+        text = said(capsys, "6.3", {**right, key: "rows"})
+        assert f"1 of them. Think again about {key}: {hint}" in text
+    assert "keys a, b" in said(capsys, "6.3", "padding")
+
+
+def test_the_symptoms_are_causes_that_a_check_finds(chapter):
+    assert {name for name, _ in _SYMPTOMS.values()} <= set(chapter["checks"])
+
+
+def absorb(text_to="text.to_d", image_to="image.norm", exchanged=False):
+    def change(model):
+        text, image = model.modality.weight.detach().clone()
+        if exchanged:
+            text, image = image, text
+        with torch.no_grad():
+            for name, vector in ((text_to, text), (image_to, image)):
+                if name:
+                    model.get_submodule(name).bias += vector
+            model.modality.weight.zero_()
+        return model
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "answer, part",
+    [
+        (absorb(), "right."),
+        (absorb(None, None), "what they added is lost"),
+        (absorb(image_to="image.to_d"), "before the LayerNorm"),
+        (absorb(exchanged=True), "the second the picture's"),
+        (absorb(text_to=None), "One of the two modalities"),
+        (lambda model: model, "are not zero"),
+    ],
+)
+def test_the_absorbed_vectors_are_tried(answer, part, capsys):
+    assert part in said(capsys, "6.5", answer)
+
+
+def test_the_chapter_checks_each_exercise_and_its_solution():
+    asked, solved = set(), set()
+    for cell in CELLS.values():
+        if cell.cell_type == "code" and 'check("' in cell.source:
+            nodes = [n for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Call)]
+            names = {n.args[0].value for n in nodes if getattr(n.func, "id", "") == "check"}
+            (solved if "#@title Solution" in cell.source else asked).update(names)
+    assert asked == solved == {f"6.{n}" for n in range(1, 8)}
