@@ -386,3 +386,59 @@ def test_exceptions_are_used():
         [markdown(p) for p in NOTEBOOKS] + [p.read_text("utf8") for p in PAGES]
     )  # fmt: skip
     assert not [phrase for phrase in reasons("allowed_numbers.txt") if phrase not in text]
+
+
+# --- glossary -------------------------------------------------------------------------------------
+
+CHINESE = "\u4e00-\u9fff"
+
+
+def glossary() -> list[list[str]]:
+    """The rows of book/glossary.md: term, Chinese, meaning, chapter."""
+    lines = (ROOT / "book" / "glossary.md").read_text("utf8").splitlines()
+    rows = [line.strip("|").split("|") for line in lines if line.startswith("| ")]
+    return [[cell.strip() for cell in row] for row in rows][1:]
+
+
+def test_the_glossary_is_sorted_and_says_each_term_once():
+    terms = [row[0].lower() for row in glossary()]
+    assert terms == sorted(set(terms))
+    assert all(re.fullmatch(rf"[{CHINESE}]+", row[1]) for row in glossary())
+
+
+def test_each_term_that_a_chapter_gives_in_chinese_is_in_the_glossary_and_back():
+    listed = {row[1]: row[3] for row in glossary()}
+    first: dict[str, str] = {}
+    for path in NOTEBOOKS:
+        for term in re.findall(rf"\(([{CHINESE}]+)\)", markdown(path)):
+            first.setdefault(term, f"[{chapter(path)}](../notebooks/{path.name})")
+    pages = "".join(path.read_text("utf8") for path in PAGES if path.stem != "glossary")
+    assert not set(first) - set(listed), "a chapter's term is not in book/glossary.md"
+    assert {term: listed[term] for term in first} == first, "the chapter is not the first"
+    assert not [t for t in set(listed) - set(first) if t not in pages], "no page says this term"
+
+
+# --- the document ---------------------------------------------------------------------------------
+
+# The sections of the document that are answered so far, and of section 4 its parts.
+ANSWERED = ("3.1", "3.2", "3.3", "4 Libraries", "4 Model", "4 Training loop", "4 Prediction")
+
+
+def document_rows() -> list[list[str]]:
+    """The rows of book/document.md: section, what it says, where it is answered, test."""
+    lines = (ROOT / "book" / "document.md").read_text("utf8").splitlines()
+    rows = [line.strip("|").split(" | ") for line in lines if line.startswith("| ")]
+    return [[cell.strip() for cell in row] for row in rows][1:]
+
+
+@pytest.mark.parametrize("section", ANSWERED)
+def test_each_section_of_the_document_is_answered(section):
+    assert [row for row in document_rows() if row[0].startswith(section)]
+
+
+@pytest.mark.parametrize("row", document_rows(), ids=lambda row: row[1][:40])
+def test_the_place_and_the_test_that_answer_the_document_exist(row):
+    heading, notebook = re.fullmatch(r"\[(.+)\]\(\.\./notebooks/(\w+\.ipynb)\)", row[2]).groups()
+    assert (2, heading) in headings(ROOT / "notebooks" / notebook)
+    file, name = row[3].strip("`").split("::")
+    assert name in defined_tests(ROOT / file)
