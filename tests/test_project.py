@@ -3,6 +3,7 @@
 import ast
 import inspect
 import io
+import json
 import os
 import pkgutil
 import re
@@ -65,6 +66,13 @@ def test_every_mention_of_the_repository_agrees():
     assert {found for _, found in named} == {NAME}, named
     where = {name for name, _ in named}
     assert {"pyproject.toml", "_config.yml", "README.md", "CITATION.cff"} <= where
+
+
+def test_readme_lists_each_chapter_by_its_title():
+    readme = (ROOT / "README.md").read_text("utf8")
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        title = json.loads(path.read_text("utf8"))["cells"][0]["source"][0].strip("# \n")
+        assert f"| {title} | [{path.stem}](" in readme, path.name
 
 
 def test_colab_badges_point_at_files_that_exist():
