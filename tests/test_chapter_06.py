@@ -8,6 +8,7 @@ import contextlib
 import io
 import math
 from copy import deepcopy
+from functools import cache
 from itertools import permutations
 from pathlib import Path
 
@@ -22,15 +23,20 @@ from mmlib import figures
 from mmlib.attention import attention
 from mmlib.encoders import Encoder
 from mmlib.exercises import check
-from mmlib.exercises.chapter_06 import _SYMPTOMS, _check_models
+from mmlib.exercises.chapter_06 import _SYMPTOMS, EXERCISES, _check_models
 from mmlib.fusion import CrossAttention, MergedAttention
 from mmlib.tokens import Tokens
 
 ROOT = Path(__file__).parents[1]
-CELLS = {
-    cell.id.removeprefix("c06-"): cell
-    for cell in nbformat.read(ROOT / "notebooks" / "06_multimodal_bert.ipynb", 4).cells
-}
+
+
+@cache
+def cells() -> dict:
+    """The notebook's cells by their ids (read where they are needed: mutants have no notebook)."""
+    notebook = nbformat.read(ROOT / "notebooks" / "06_multimodal_bert.ipynb", 4)
+    return {cell.id.removeprefix("c06-"): cell for cell in notebook.cells}
+
+
 # (check, the program that it fails on, the program that mends it)
 REPAIRS = (
     ("called", "Specimen", "Called"),
@@ -60,7 +66,7 @@ def chapter():
     names: dict = {"board": lambda *programs: None, "figures": figures}
     wanted = ("specimen", "loop", "batch", "machine", "check-", "repair-", "padding-leak")
     with contextlib.redirect_stdout(io.StringIO()):
-        for name, cell in CELLS.items():
+        for name, cell in cells().items():
             if cell.cell_type == "code" and name.startswith((*wanted, "padding-real", "yours")):
                 if name == "yours-checks":
                     continue
@@ -114,16 +120,16 @@ def test_the_checks_say_the_same_at_the_documents_width(chapter, name, before, a
 def test_the_readers_class_is_mmlibs(chapter):
     """The cell asserts it; here a planted difference shows that its assertion can fail."""
     with contextlib.redirect_stdout(io.StringIO()):
-        exec(compile(CELLS["same"].source, "same", "exec"), chapter)
+        exec(compile(cells()["same"].source, "same", "exec"), chapter)
     wrong = dict(chapter)
-    source = CELLS["yours"].source.replace(
+    source = cells()["yours"].source.replace(
         "words.value + self.modality", "words.value - self.modality"
     )
-    assert source != CELLS["yours"].source
+    assert source != cells()["yours"].source
     with contextlib.redirect_stdout(io.StringIO()):
         exec(compile(source, "yours", "exec"), wrong)
         with pytest.raises(AssertionError):
-            exec(compile(CELLS["same"].source, "same", "exec"), wrong)
+            exec(compile(cells()["same"].source, "same", "exec"), wrong)
 
 
 # --- equations ------------------------------------------------------------------------------------
@@ -271,6 +277,34 @@ def test_6_9_picture_alone():
     assert float(right.max()) == 0.5
 
 
+# --- the exercises on paper, by counting and by simulation ----------------------------------------
+
+
+@pytest.mark.parametrize("words, pads, cells", [(2, 3, 4), (5, 1, 9), (3, 0, 2)])
+def test_exercise_6_1_by_attention(words, pads, cells):
+    L = words + pads + cells
+    value = torch.zeros(1, 1, L, 1)
+    value[:, :, words : words + pads] = 1  # what arrives is the weight of the pads
+    share = attention(torch.zeros(1, 1, 1, 2), torch.randn(1, 1, L, 2), value)
+    assert EXERCISES["6.1"].right(words, pads, cells) == pytest.approx(float(share))
+
+
+@pytest.mark.parametrize("L, C", [(6.9, 31), (3.5, 31), (9.0, 4)])
+def test_exercise_6_6_solves_the_bound(L, C):
+    sigma = EXERCISES["6.6"].right(L, C)
+    assert math.log(C) + sigma**2 / 2 == pytest.approx(L)
+
+
+@pytest.mark.parametrize("share, momentum", EXERCISES["6.7"].cases)
+def test_exercise_6_7_by_batches(share, momentum):
+    norm = nn.BatchNorm1d(1, momentum=momentum).double().train()
+    batches = 0
+    while float(norm.running_mean) < share:
+        norm(torch.tensor([[0.0], [2.0]]).double())  # mean 1; it starts from 0
+        batches += 1
+    assert EXERCISES["6.7"].right(share, momentum) == batches
+
+
 # --- the exercises that are judged by what they do ------------------------------------------------
 
 
@@ -398,7 +432,7 @@ def test_the_absorbed_vectors_are_tried(answer, part, capsys):
 
 def test_the_chapter_checks_each_exercise_and_its_solution():
     asked, solved = set(), set()
-    for cell in CELLS.values():
+    for cell in cells().values():
         if cell.cell_type == "code" and 'check("' in cell.source:
             nodes = [n for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Call)]
             names = {n.args[0].value for n in nodes if getattr(n.func, "id", "") == "check"}
