@@ -36,9 +36,10 @@ from mmlib.exercises.chapter_07 import EXERCISES, resumed
 from mmlib.fusion import MergedAttention
 from mmlib.models import MultimodalBert, preset
 from mmlib.scene_task import SceneRecipe, SceneTask
-from mmlib.scenes import ANSWERS, WORDS
+from mmlib.scenes import ANSWERS, COLORS, SHAPES, WORDS
 from mmlib.tokens import Tokens
 from mmlib.training import Optimization, key, take_step
+from tools.records import reference_control
 
 L_t = 12
 RESULTS = Path(__file__).parents[1] / "book" / "results"
@@ -277,6 +278,47 @@ def test_the_curves_of_the_record_have_what_the_chapter_reads():
         for kind, guess in record["best_guess"].items():
             mean = guess["mean"] if isinstance(guess, dict) else guess
             assert learned_at(curve, kind, mean, 0.9) <= 2400
+
+
+# --- reference ------------------------------------------------------------------------------------
+
+
+def test_the_outermost_thing_answers_every_reference():
+    """Exactly one thing is on the named side, so it is the picture's outermost; no name is read."""
+    asked = reference_control.questions()[:800]
+    assert len(asked) == 800
+    for scene, question in asked:
+        words = question.text.split()
+        (side,) = set(words) & set(reference_control.OPPOSITE)
+        place = {"left": (1, 0), "right": (-1, 0), "above": (0, 1), "below": (0, -1)}[side]
+        outermost = min(scene.things, key=lambda t, p=place: p[0] * t.x + p[1] * t.y)
+        attribute = (
+            list(COLORS)[outermost.color] if words[1] == "color" else SHAPES[outermost.shape]
+        )
+        assert attribute == question.answer
+
+
+def test_the_control_of_reference_changes_what_it_says():
+    """The name becomes one that is not in the picture; the side its opposite, and back."""
+    for scene, question in reference_control.questions()[:100]:
+        text = question.text
+        assert reference_control.same(scene, text) == text
+        other = reference_control.other_side(scene, text)
+        assert other != text and reference_control.other_side(scene, other) == text
+        absent = reference_control.absent_name(scene, text)
+        there = {(list(COLORS)[t.color], SHAPES[t.shape]) for t in scene.things}
+        assert tuple(text.split()[-2:]) in there and tuple(absent.split()[-2:]) not in there
+        assert absent.split()[:-2] == text.split()[:-2]
+
+
+def test_the_control_of_reference_counts_the_answers_that_stay():
+    """On an untrained model: all of them where nothing is exchanged, and as counted by hand."""
+    task, asked = SceneTask(SceneRecipe(preset="tiny")), reference_control.questions()[:50]
+    texts = [reference_control.other_side(scene, q.text) for scene, q in asked]
+    found = reference_control.answers(task, asked, texts)
+    for n in (0, 17, 49):
+        one = reference_control.answers(task, asked[n : n + 1], texts[n : n + 1])
+        assert one.item() == found[n].item()
 
 
 # --- pieces ---------------------------------------------------------------------------------------
