@@ -262,7 +262,7 @@ def gather(x: Tensor) -> Tensor:
 
     Give `info_nce` or `siglip` gathered embeddings on each process: after the mean over processes
     that DistributedDataParallel takes, the gradient is that of one process with the whole batch.
-    Each process must hold as many rows. Source: open_clip, issue 616, where that mean was missed.
+    Each process must hold as many rows. On that factor: open_clip, issue 616.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return x

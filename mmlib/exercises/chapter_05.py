@@ -28,6 +28,12 @@ _pull = Exercise(
             _p - torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64),
             "You took the likeliest answer for the label; the label is the third.",
         ),
+        (
+            _p - torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64),
+            "You took the second answer for the label; the label is the third.",
+        ),
+        (_y, "That is the label alone; what the model said has to enter."),
+        (_p.log(), "These are the logarithms of the probabilities, not a derivative."),
     ),
     look="Terms e^z first, then p, then eq. (5.3).",
 )
@@ -129,6 +135,10 @@ _shown = Exercise(
             "Almost: a word that is drawn at random is the old one once in W times.",
         ),
         (lambda p, W, k, d: p * k / (p * k + (1 - p) * d), "It is drawn only once in W times."),
+        (
+            lambda p, W, k, d: p * k / (p * k + (1 - p) * d / (W - 1)),
+            "You drew from the W − 1 other words; the list holds the old word too.",
+        ),
         (lambda p, W, k, d: p * (k + d / W) / ((1 - p) * d / W), "These are the odds."),
         (
             lambda p, W, k, d: _believed(p, W, 0.1, 0.1),
@@ -165,10 +175,24 @@ def _report(scores: list[Tensor]) -> float:
     return math.log(_N) - float(torch.stack(losses).mean())
 
 
+def _report_of_rows(scores: list[Tensor]) -> float:
+    """The same of the rows alone."""
+    return math.log(_N) + float(
+        torch.stack([s.log_softmax(-1).diagonal().mean() for s in scores]).mean()
+    )
+
+
 def _judge_critic(answer: Any) -> str:
-    """Run the reader's critic on drawn pairs, and compare with the best score and with mistakes."""
+    """Run the reader's critic on drawn pairs, and compare with the best score and with mistakes.
+
+    y is shuffled against x, and the columns of the scores are put back: who scores the place of a
+    pair and not the pair is found out.
+    """
     pairs = _pairs()
-    given = [answer(x, y) for x, y in pairs]
+    shuffled = [
+        torch.randperm(_N, generator=torch.Generator().manual_seed(n)) for n in range(_BATCHES)
+    ]
+    given = [answer(x, y[p]) for (x, y), p in zip(pairs, shuffled, strict=True)]
     if any(s is None for s in given):
         return "no answer yet: your function returns None."
     shapes = {tuple(s.shape) if isinstance(s, Tensor) else () for s in given}
@@ -179,12 +203,24 @@ def _judge_critic(answer: Any) -> str:
         )
     if not all(bool(s.isfinite().all()) for s in given):
         return "not yet. There is a score that is not a finite number."
-    best = _report([_best_critic(x, y) for x, y in pairs])
-    found = _report(given)
+    back = [p.argsort() for p in shuffled]
+    turned = _report([s.T[:, b] for s, b in zip(given, back, strict=True)])
+    given = [s[:, b] for s, b in zip(given, back, strict=True)]
+    right = [_best_critic(x, y) for x, y in pairs]
+    best, found = _report(right), _report(given)
     if found > best - 0.005:
         return ""
+    if abs(found - _report([answer(x, y) for x, y in pairs])) > 0.01:
+        if turned > best - 0.005:
+            return "not yet. Rows and columns are exchanged: row n has the scores of x_n."
+        return "not yet. You scored the place of a pair in the list, not the pair."
     if abs(found) < 0.005:
         return "not yet. Every y gets the same score, so the report is zero: did x and y meet?"
+    if _report_of_rows(given) > _report_of_rows(right) - 0.005:
+        return (
+            "not yet. Your rows are the best there are. What depends on x alone changes no row, but"
+            " it changes the columns, in which each y looks for its x."
+        )
     for critic, sentence in _CRITICS:
         if abs(found - _report([critic(x, y) for x, y in pairs])) < 0.002:
             return f"not yet. {sentence}"
@@ -217,6 +253,18 @@ _CRITICS = (
     (
         lambda x, y: -((y[None] - x[:, None]) ** 2) / (2 * (1 - _RHO**2)) + y[None] ** 2 / 2,
         "Given x, the mean of y is ρ x, not x.",
+    ),
+    (
+        lambda x, y: _RHO * x[:, None] * y[None] / (1 - _RHO**2),
+        "The product stands there with the right factor. The squares beside it are missing.",
+    ),
+    (
+        lambda x, y: _best_critic(x, y).exp(),
+        "That is the ratio p(y | x)/p(y). The softmax takes the exponential: return the logarithm.",
+    ),
+    (
+        lambda x, y: 2 * _best_critic(x, y),
+        "Twice the best score: is the 2 before the variance in your denominators?",
     ),
     (
         lambda x, y: x[:, None] * y[None],
@@ -255,19 +303,20 @@ _copies = Exercise(
 )
 
 
-def _chances(scores: Tensor, ids: Tensor, beta: float) -> Tensor:
+def _chances(scores: Tensor, ids: Tensor, kappa: float) -> Tensor:
     positive = ids[:, None] == ids
-    return (beta * scores).masked_fill(positive, -torch.inf).softmax(-1)
+    return (kappa * scores).masked_fill(positive, -torch.inf).softmax(-1)
 
 
-def _masked_after(scores: Tensor, ids: Tensor, beta: float) -> Tensor:
-    return (beta * scores).softmax(-1).masked_fill(ids[:, None] == ids, 0.0)
+def _masked_after(scores: Tensor, ids: Tensor, kappa: float) -> Tensor:
+    return (kappa * scores).softmax(-1).masked_fill(ids[:, None] == ids, 0.0)
 
 
 def _negative_cases() -> tuple[tuple[Tensor, Tensor, float], ...]:
     scores = torch.randn(4, 4, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
     ids = torch.tensor([0, 1, 0, 2])
-    return (scores, ids, 1.0), (scores, ids, 3.0), (scores, ids, 0.0)
+    large = scores + 1000  # e^1000 is no number
+    return (scores, ids, 1.0), (scores, ids, 3.0), (scores, ids, 0.0), (large, ids, 1.0)
 
 
 _chosen = Exercise(
@@ -291,13 +340,13 @@ _chosen = Exercise(
         ),
         (
             lambda s, i, b: _chances(s, i, 1.0),
-            "β is forgotten: at 0 all negatives should be equally likely.",
+            "κ is forgotten: at 0 all negatives should be equally likely.",
         ),
         (
             lambda s, i, b: _chances(s.T, i, b).T,
             "Your columns sum to 1; it is each row that draws.",
         ),
-        (lambda s, i, b: _chances(s, i, -b), "The sign of β: your likeliest one is the easiest."),
+        (lambda s, i, b: _chances(s, i, -b), "The sign of κ: your likeliest one is the easiest."),
     ),
     cases=_negative_cases(),
     look="Eq. (5.21): which columns are in the denominator?",
@@ -321,6 +370,14 @@ _weights = Exercise(
             "That is the whole sum; the first loss alone was asked for.",
         ),
         (lambda lam, a: ((a + lam) / (1 + lam) - 1) ** 2, "You gave λ to the first loss."),
+        (
+            lambda lam, a: lam * (a - 1) / (1 + lam),
+            "That is how far w is from 1; the loss is the square of it.",
+        ),
+        (
+            lambda lam, a: ((1 + a) / 2 - 1) ** 2,
+            "That is the middle between the two minima; λ draws w to one of them.",
+        ),
         (
             lambda lam, a: ((1 + lam * a) / 2 - 1) ** 2,
             "The weights of the mean add up to 1 + λ, not to two.",
