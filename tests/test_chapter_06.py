@@ -80,7 +80,7 @@ def test_the_list_names_every_check_and_thirteen_faults_or_more(chapter):
 
 
 @pytest.mark.parametrize("name, before, after", REPAIRS)
-def test_each_check_fails_before_its_repair_and_passes_after(chapter, name, before, after):
+def test_repair(chapter, name, before, after):
     one = chapter["checks"][name]
     programs = chapter["programs"]
     state, _ = chapter["outcome"](one, programs[before])
