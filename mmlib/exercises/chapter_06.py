@@ -65,12 +65,16 @@ def _check_models() -> dict[str, Model]:
 
     def before(text: Tensor, image: Tensor) -> Tensor:
         out = sound(text, image)
-        return out + 0.1 * out.roll(1, 0)
+        return torch.cat([out[:1], out[1:] + 0.1 * out[:-1]])  # the first has no one to read
+
+    def first(text: Tensor, image: Tensor) -> Tensor:
+        out = sound(text, image)
+        return torch.cat([out[:1] + 0.1 * out[-1:], out[1:]])
 
     def deaf(text: Tensor, image: Tensor) -> Tensor:
         return torch.ones(len(text), 2)
 
-    return {"sound": sound, "mean": mean, "before": before, "deaf": deaf}
+    return {"sound": sound, "mean": mean, "before": before, "first": first, "deaf": deaf}
 
 
 _SAYS = {
@@ -87,7 +91,12 @@ _SAYS = {
     ),
     "before": (
         False,
-        "It does not find a model in which each sample reads the one before it. Whom did you"
+        "It does not find a model in which each sample but the first reads the one before it. Whom"
+        " did you change, and whom did you look at?",
+    ),
+    "first": (
+        False,
+        "It does not find a model in which the first sample alone reads another. Whom did you"
         " change, and whom did you look at?",
     ),
     "deaf": (
@@ -99,7 +108,7 @@ _SAYS = {
 
 
 def _judge_check(answer: Any) -> str:
-    """Run the reader's check on a sound model, on two that read neighbours, on a deaf one."""
+    """Run the reader's check on a sound model, on three that read neighbours, on a deaf one."""
     random = torch.Generator().manual_seed(7)
     text, image = (torch.randn(4, 3, generator=random) for _ in range(2))
     models = _check_models()
@@ -109,7 +118,9 @@ def _judge_check(answer: Any) -> str:
         return "no answer yet: your function returns None."
     if all(verdict is not None and not verdict for verdict in verdicts.values()):
         return "not yet. It refuses every model, the sound one included."
-    for name in ("mean", "before", "deaf", "sound"):
+    if all(verdict is not None and bool(verdict) for verdict in verdicts.values()):
+        return "not yet. It calls every model sound, those that read their neighbours included."
+    for name in ("mean", "before", "first", "deaf", "sound"):
         wanted, sentence = _SAYS[name]
         verdict = verdicts[name]
         if (verdict is None) != (wanted is None) or bool(verdict) != bool(wanted):
@@ -168,7 +179,8 @@ def _fuse_cells_only(
     return attend(q, k, k, key_padding_mask=hidden, need_weights=False)[0].transpose(0, 1)
 
 
-def _fuse_cases() -> list[tuple]:
+def _fuse_case() -> tuple[nn.MultiheadAttention, Tensor, Tensor, Tensor]:
+    """A layer as it comes, made anew at each call, with words, cells and what is there."""
     random = torch.Generator().manual_seed(6)
     with torch.random.fork_rng():
         torch.manual_seed(6)
@@ -179,36 +191,80 @@ def _fuse_cases() -> list[tuple]:
     )  # fmt: skip
     there = torch.ones(3, 9, dtype=torch.bool)
     there[0, 3] = there[1, 2] = there[1, 3] = False  # pads
-    return [(attend, words, cells, there)]
+    there[2, 4:] = False  # no picture
+    return attend, words, cells, there
 
 
-_planted = Exercise(
-    right=_by_library(),
-    wrong=(
-        (
-            _by_library(mask="inverted"),
-            "The library's mask is True where a key may NOT be attended; ours is the reverse.",
-        ),
-        (
-            _by_library(mask="none"),
-            "The pads and the missing picture are attended: pass the mask.",
-        ),
-        (
-            _by_library(turn=False, mask="none"),
-            "The layer reads the first axis as the tokens: your samples attend to each other.",
-        ),
-        (
-            _by_library(turn_back=False),
-            "The result is in the library's order; turn it back to [B, L, d].",
-        ),
-        (
-            _fuse_cells_only,
-            "The keys are the cells alone: that is the specimen's code, not the formula.",
-        ),
+_FUSE_MISTAKES = (
+    (
+        _by_library(mask="inverted"),
+        "The library's mask is True where a key may NOT be attended; ours is the reverse.",
     ),
-    cases=_fuse_cases(),
-    look="Three things: the order of the axes, in and out; the keys; the sense of the mask.",
+    (
+        _by_library(mask="none"),
+        "The pads and the missing picture are attended: pass the mask.",
+    ),
+    (
+        _by_library(turn=False, mask="none"),
+        "The layer reads the first axis as the tokens: your samples attend to each other.",
+    ),
+    (
+        _by_library(turn=False),
+        "The layer refuses the mask, because it reads your first axis as the tokens: turn the"
+        " sequences to its order, and the result back.",
+    ),
+    (
+        _by_library(turn_back=False),
+        "The result is in the library's order; turn it back to [B, L, d].",
+    ),
+    (
+        _fuse_cells_only,
+        "The keys are the cells alone: that is the specimen's code, not the formula.",
+    ),
 )
+
+
+def _fused(fuse: Callable) -> Tensor | None:
+    """What `fuse` gives for the case; None where the layer refuses the shape of the mask."""
+    try:
+        return fuse(*_fuse_case())
+    except AssertionError:
+        return None
+
+
+def _judge_fuse(answer: Any) -> str:
+    """Each function gets a layer of its own, so that one that changes it harms no other."""
+    attend, words, cells, there = _fuse_case()
+    try:
+        given = answer(attend, words, cells, there)
+    except AssertionError:
+        given = None
+    else:
+        if given is None:
+            return "no answer yet: your function returns None."
+    if attend.batch_first:
+        return (
+            "not yet. Leave the layer as it comes: others may hold it too. Turn what you give it"
+            " and what it gives back."
+        )
+    right = _fused(_by_library())
+    if _alike(given, right):
+        return ""
+    for mistake, sentence in _FUSE_MISTAKES:
+        if _alike(given, _fused(mistake)):
+            return f"not yet. {sentence}"
+    if given is not None and given.shape != cast(Tensor, right).shape:
+        return f"not yet. The shape is {list(given.shape)}, {list(words.shape)} was asked for."
+    return "not yet. Three things: the order of the axes, in and out; the keys; the mask's sense."
+
+
+def _alike(a: Tensor | None, b: Tensor | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return a.shape == b.shape and torch.allclose(a, b, atol=1e-6, equal_nan=True)
+
+
+_planted = Exercise(look="", judge=_judge_fuse, wrong=_FUSE_MISTAKES)
 
 
 def _tiny_model() -> MultimodalBert:
