@@ -7,6 +7,7 @@ import contextlib
 import io
 import math
 from copy import deepcopy
+from dataclasses import replace
 from functools import cache
 from itertools import permutations
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch import nn
 from mmlib import figures
 from mmlib.attention import attention
 from mmlib.encoders import Encoder
+from mmlib.errors import UserError
 from mmlib.exercises import check
 from mmlib.exercises.chapter_06 import _SYMPTOMS, EXERCISES, _by_library, _check_models
 from mmlib.fusion import CrossAttention, MergedAttention
@@ -106,6 +108,54 @@ def test_a_model_that_hears_nothing_is_called_blind(chapter):
 
     deaf = chapter["Program"](Deaf())
     assert outcome(chapter["checks"]["apart"], deaf)[0] == "blind"
+
+
+def _ignores_pictures(chapter):
+    missing = chapter["programs"]["Missing"].model
+
+    class Ignores(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = deepcopy(missing)
+
+        def forward(self, text, image, image_mask=None):
+            nothing = torch.zeros(len(image), dtype=torch.bool)
+            return self.inner(text, image, nothing) + self.inner.words(text)
+
+    return replace(chapter["programs"]["Missing"], model=Ignores().eval())
+
+
+def _stops_always(*given):
+    raise UserError("batch 1 holds a label that is no class")
+
+
+@pytest.mark.parametrize(
+    "name, change, state",
+    [
+        ("missing", _ignores_pictures, "blind"),
+        ("finite", {"train": lambda *given: None}, "blind"),
+        ("labels", {"train": lambda *given: None}, "fails"),
+        ("labels", {"train": _stops_always}, "blind"),
+        ("answers", {"predict": lambda model, text, image: torch.ones(4).long()}, "fails"),
+        ("weights", {"load": _stops_always}, "stops"),
+    ],
+)
+def test_a_check_has_a_control(chapter, name, change, state):
+    if isinstance(change, dict):
+        program = replace(chapter["programs"]["Load"], **change)
+    else:
+        program = change(chapter)
+    assert chapter["outcome"](chapter["checks"][name], program)[0] == state
+
+
+def test_frozen_is_blind_where_nothing_would_drift(chapter):
+    model = deepcopy(chapter["programs"]["Frozen"].model)
+    for part in list(model.modules()):
+        for name, child in part.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(part, name, nn.Identity())
+    still = replace(chapter["programs"]["Frozen"], model=model)
+    assert chapter["outcome"](chapter["checks"]["frozen"], still)[0] == "blind"
 
 
 @pytest.mark.parametrize("reads", ["before", "after", "first"])
