@@ -26,8 +26,8 @@ from mmlib.evaluation import interval
 from mmlib.scene_batches import encode_questions, tensors
 from mmlib.scene_task import STREAMS, SceneRecipe, SceneTask, ask_model, train_scenes
 from mmlib.scenes import COLORS, SHAPES, Question, Scene, sample_questions
-from tools.record import ROOT
 
+ROOT = Path(__file__).resolve().parents[2]
 SEEDS = (2, 3, 4)
 PICTURES = 1000
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
