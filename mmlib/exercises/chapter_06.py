@@ -27,10 +27,7 @@ _share_of_pads = Exercise(
             "The pads are in the denominator too: softmax sums over all keys.",
         ),
         (lambda words, pads, cells: pads / words, "A share of the whole, not a ratio to a part."),
-        (
-            lambda words, pads, cells: pads / (pads + cells),
-            "The real words are keys as well.",
-        ),
+        (lambda words, pads, cells: pads / (pads + cells), "The real words are keys as well."),
         (
             lambda words, pads, cells: words / (words + pads + cells),
             "That is the words' share; the pads' was asked for.",
@@ -94,11 +91,7 @@ _SAYS = {
         "It does not find a model in which each sample but the first reads the one before it. Whom"
         " did you change, and whom did you look at?",
     ),
-    "first": (
-        False,
-        "It does not find a model in which the first sample alone reads another. Whom did you"
-        " change, and whom did you look at?",
-    ),
+    "first": (False, "It does not find a model in which the first sample alone reads another."),
     "deaf": (
         None,
         "It says that a model is sound whose output is a constant. Which control would have moved"
@@ -200,10 +193,7 @@ _FUSE_MISTAKES = (
         _by_library(mask="inverted"),
         "The library's mask is True where a key may NOT be attended; ours is the reverse.",
     ),
-    (
-        _by_library(mask="none"),
-        "The pads and the missing picture are attended: pass the mask.",
-    ),
+    (_by_library(mask="none"), "The pads and the missing picture are attended: pass the mask."),
     (
         _by_library(turn=False, mask="none"),
         "The layer reads the first axis as the tokens: your samples attend to each other.",
@@ -237,16 +227,12 @@ def _judge_fuse(answer: Any) -> str:
     attend, words, cells, there = _fuse_case()
     try:
         given = answer(attend, words, cells, there)
-    except AssertionError:
-        given = None
-    else:
         if given is None:
             return "no answer yet: your function returns None."
+    except AssertionError:
+        given = None
     if attend.batch_first:
-        return (
-            "not yet. Leave the layer as it comes: others may hold it too. Turn what you give it"
-            " and what it gives back."
-        )
+        return "not yet. Leave the layer as it comes; turn what you give it and what it gives back."
     right = _fused(_by_library())
     if _alike(given, right):
         return ""
