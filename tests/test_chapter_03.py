@@ -19,7 +19,8 @@ from mmlib.attention import (
     split_heads,
 )
 from mmlib.exercises import check
-from mmlib.exercises.chapter_03 import _BLOCKS, _STEPS, EXERCISES
+from mmlib.exercises.chapter_03 import EXERCISES
+from mmlib.exercises.chapter_03_judged import _BLOCKS, _STEPS
 from mmlib.tokens import Tokens
 
 lengths = st.integers(1, 6)

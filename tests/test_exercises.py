@@ -2,6 +2,7 @@
 
 import ast
 import pkgutil
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -17,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 CHAPTERS: dict[str, dict[str, Exercise]] = {
     module.name: import_module(f"mmlib.exercises.{module.name}").EXERCISES
     for module in pkgutil.iter_modules(mmlib.exercises.__path__)
+    if re.fullmatch(r"chapter_\d\d", module.name)
 }
 EXERCISES = {name: exercise for found in CHAPTERS.values() for name, exercise in found.items()}
 LISTED = [(name, n) for name, e in EXERCISES.items() for n in range(len(e.wrong))]
