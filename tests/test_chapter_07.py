@@ -228,6 +228,15 @@ def test_7_10_kept_of_a_picture(net, size):
     assert kept == P * kept_maps(network, size) + norms
 
 
+@pytest.mark.parametrize("name", ["tiny", "small"])
+def test_what_the_formula_leaves_out_is_a_percent_or_so_and_never_less_than_nothing(name):
+    """With one picture two maps share their storage; with more they do not."""
+    model = shared(name)
+    given = inputs(model, 32, 4)
+    kept = saved_bytes(lambda: model(*given), model)
+    assert 1 < kept / step_bytes(model, 32, 4, L_t)["activations"] < 1.015
+
+
 @pytest.mark.parametrize("name, B, P", [("tiny", 16, 2), ("small", 16, 2), ("base", 2, 1)])
 def test_the_models_activations_are_within_two_percent_of_the_formula(name, B, P):
     model = shared(name)
@@ -440,7 +449,10 @@ def test_7_19_noise():
 
 
 def test_7_20_bf16():
-    """For every bf16 number from 2^e to 2^(e+1): lost below half the gap, and not above it."""
+    """For every bf16 number from 2^e to 2^(e+1): lost below half the gap, and not above it.
+
+    Downwards too, but at 2^e itself, where half of that is lost.
+    """
     for e in (-6, 0, 6):
         steps = torch.arange(128, dtype=torch.float64)
         theta = (2.0**e * (1 + steps / 128)).bfloat16()
@@ -449,6 +461,18 @@ def test_7_20_bf16():
         for share in (0.0, 0.5, 0.999):
             assert torch.equal((theta.double() + share * half).bfloat16(), theta)
         assert not ((theta.double() + 1.001 * half).bfloat16() == theta).any()
+        down = (theta.double() - 0.999 * half).bfloat16()
+        assert torch.equal(down[1:], theta[1:]) and down[0] != theta[0]
+        assert (theta[0].double() - 0.499 * half).bfloat16() == theta[0]
+        assert (theta[0].double() - 0.501 * half).bfloat16() != theta[0]
+
+
+def test_the_exercise_on_a_lost_update_asks_for_a_bound():
+    """At 100 what is below 0.25 is lost; 0.25 itself is half-way and goes to the even neighbour."""
+    weight, bound = torch.tensor(100.0, dtype=torch.bfloat16), EXERCISES["7.5"].right
+    for update in (0.5 * bound, 0.999 * bound, bound):
+        assert (weight.double() + update).bfloat16() == weight
+    assert (weight.double() + 1.001 * bound).bfloat16() != weight
 
 
 # --- a step as a function -------------------------------------------------------------------------
@@ -478,6 +502,17 @@ def test_7_21_steps():
     torch.manual_seed(99)
     resumed_, _ = run(4, 10, run(0, 4))
     assert all(torch.equal(x, resumed_[name]) for name, x in whole.items())
+
+
+def test_7_21_running_statistics_are_state():
+    """A BatchNorm that forgot its statistics trains as before, and answers otherwise."""
+    uncut, forgetful = (nn.BatchNorm1d(3) for _ in range(2))
+    for s in range(10):
+        x = normal(s, 8, 3, dtype=torch.float32)
+        if s == 4:
+            forgetful.reset_running_stats()
+        assert torch.equal(uncut.train()(x), forgetful.train()(x))
+    assert not torch.equal(uncut.eval()(x), forgetful.eval()(x))
 
 
 # --- exercises ------------------------------------------------------------------------------------

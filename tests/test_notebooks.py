@@ -191,6 +191,8 @@ def equation_tags(path: Path) -> list[str]:
 def test_displayed_equations_are_numbered_in_order(path):
     for text in displayed(path):
         assert text.count(r"\tag{") == 1, f"one \\tag{{{chapter(path)}.n}} in: {text}"
+        broken = rf"\}}{chapter(path)}\.\d|\\text{chapter(path)}"
+        assert not re.search(broken, text), f"a section's number in place of a word: {text}"
     expected = [f"{chapter(path)}.{n + 1}" for n in range(len(displayed(path)))]
     assert equation_tags(path) == expected
 

@@ -66,6 +66,10 @@ _bytes_when_frozen = Exercise(
     wrong=(
         (16 * _N / 1e9, "A frozen weight has no gradient and no moments."),
         (16 * (_N - _frozen) / 1e9, "A frozen weight is still there: four bytes."),
+        (
+            12 * (_N - _frozen) / 1e9,
+            "The weights themselves are missing: four bytes each, frozen or not.",
+        ),
         ((4 * _N + 12 * _frozen) / 1e9, "You counted the gradients of the frozen ones."),
         ((4 * _N + 8 * (_N - _frozen)) / 1e9, "Gradient, m and v: three numbers, not two."),
         (
