@@ -96,9 +96,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = "")
         )
     title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
     body = "\n".join(lines)
+    # a group, no region: that is a landmark, and a page may hold two tables of one name
     display(
         HTML(
-            '<div class="mm-table" style="overflow-x:auto" tabindex="0" role="region" '
+            '<div class="mm-table" style="overflow-x:auto" tabindex="0" role="group" '
             f'aria-label="{html.escape(caption or head[0])}"><table class="table">{title}'
             f"{body}</tbody></table></div>"
         )
