@@ -1,0 +1,182 @@
+"""Why a kind of question waits: the recipe of `small` with one cause taken away.
+
+Every variant is the recipe of `scenes_small` with one field changed, on the same schedule, cut off
+at step 1,300 of 2,400: there the whole recipe has learned each kind or most of it, so there is
+something to lose. Its curves are those of `scenes_small`. A pair (variant, whole) of one seed
+shares the initial weights and, where the batch is not what was changed, the batches; both answer
+the same 800 validation questions. Nothing is chosen by them here: the weights are the last.
+
+What it should show stands in PREDICTIONS, committed before the first variant was run. Beside the
+whole recipe's, an accuracy "falls" (by a tenth or more, the interval below 0), "holds" (the
+interval within a tenth of 0), or is "open" where the story says nothing.
+
+- pictures: as many questions about an eighth of the pictures. To *find* is learned from many
+  places: location, relation and reference fall. Colour and shape hold, a few pictures show them.
+- dense: no loss says what lies in a cell. The phrases still point at cells by colour and shape, so
+  what names one thing is seen all the same: existence, colour, shape and location hold. Counting
+  and comparison name no thing and have no phrase: they fall.
+- curriculum: all kinds and six things from the first step. What is learned by then holds; relation
+  and comparison, which are asked 360 steps earlier, are open.
+- location: no row and no column is asked. Location itself falls (it never saw an answer); relation
+  and reference fall with it, for nothing else makes the model say *where*. The others hold.
+- grounding: no phrase is told its cell. Relation needs two things by their names and falls; what
+  needs one thing finds it by the answer alone and holds.
+
+A smaller world, in which the whole recipe would end in four minutes, was looked for first: three
+or four things at most, half the questions, half the width, other mixtures, one seed each. None
+came to relation sooner by the clock than `small`, so the world is the whole one, and the time is
+saved at its end.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mmlib.evaluation import Interval, accuracy_by_kind, interval, paired_interval
+from mmlib.scene_task import SceneRecipe, SceneTask, answer_questions, held_out_questions
+from mmlib.scenes import KINDS
+from mmlib.training import Optimization, as_json, fit, read_log
+
+WHOLE = Path(__file__).resolve().parents[2] / "book" / "results" / "scenes_small.json"
+RECIPE = SceneRecipe()
+SEEDS = (0, 1, 2)
+LAST = 1300
+MARGIN = 0.10
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "pictures": {"pictures": 4, "questions": 64},
+    "dense": {"dense": 0.0},
+    "curriculum": {"curriculum": 0.0},
+    "location": {"location": 0.0},
+    "grounding": {"grounding": 0.0},
+}
+PREDICTIONS = {
+    "pictures": {
+        "existence": "open", "counting": "open", "color": "holds", "shape": "holds",
+        "comparison": "open", "location": "falls", "relation": "falls", "reference": "falls",
+    },
+    "dense": {
+        "existence": "holds", "counting": "falls", "color": "holds", "shape": "holds",
+        "comparison": "falls", "location": "holds", "relation": "open", "reference": "open",
+    },
+    "curriculum": {
+        "existence": "holds", "counting": "holds", "color": "holds", "shape": "holds",
+        "comparison": "open", "location": "holds", "relation": "open", "reference": "holds",
+    },
+    "location": {
+        "existence": "holds", "counting": "holds", "color": "holds", "shape": "holds",
+        "comparison": "holds", "location": "falls", "relation": "falls", "reference": "falls",
+    },
+    "grounding": {
+        "existence": "holds", "counting": "holds", "color": "holds", "shape": "holds",
+        "comparison": "holds", "location": "holds", "relation": "falls", "reference": "holds",
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FirstSteps(Optimization):
+    """The first steps of the whole recipe's schedule."""
+
+    def rate(self, step: int) -> float:
+        """The learning rate of the whole recipe at that step."""
+        return RECIPE.optimization.rate(step)
+
+
+class Variant(SceneTask):
+    """A changed recipe that is asked the whole recipe's validation questions."""
+
+    def __init__(self, recipe: SceneRecipe):
+        super().__init__(recipe)
+        self.asked = held_out_questions("validation", 100, RECIPE)
+
+    def score(self) -> dict[str, float]:
+        """Accuracy overall and by kind."""
+        scores = accuracy_by_kind(*answer_questions(self.model, self.asked))
+        return {name: value["mean"] for name, value in scores.items()}
+
+
+def train_variant(name: str, seed: int) -> Callable[[Path], dict[str, Any]]:
+    def run(folder: Path) -> dict[str, Any]:
+        recipe = replace(RECIPE, seed=seed, **VARIANTS[name])
+        how = FirstSteps(steps=LAST, workers=0)
+        state = fit(Variant(recipe), how, folder, as_json(recipe))
+        log = read_log(folder / "log.jsonl")
+        return {
+            "seconds": state["seconds"],
+            "curve": [{"step": e["step"], **e["score"]} for e in log if "score" in e],
+        }
+
+    return run
+
+
+# seed by seed: a record that is cut off has whole seeds
+UNITS = {f"{name}_{seed}": train_variant(name, seed) for seed in SEEDS for name in VARIANTS}
+
+
+def outcome(difference: Interval) -> str:
+    """ "falls", "holds", "rises" or "undecided": a difference of accuracies by the rule above."""
+    if difference["mean"] <= -MARGIN and difference["high"] < 0:
+        return "falls"
+    if difference["mean"] >= MARGIN and difference["low"] > 0:
+        return "rises"
+    if -MARGIN < difference["low"] and difference["high"] < MARGIN:
+        return "holds"
+    return "undecided"
+
+
+def verdict(predicted: str, found: str) -> str:
+    """What became of a prediction."""
+    if predicted == "open" or found == "undecided":
+        return "open" if predicted == "open" else "undecided"
+    return "as predicted" if predicted == found else "not as predicted"
+
+
+def summarize(units: dict[str, Any]) -> dict[str, Any]:
+    recorded = json.loads(WHOLE.read_text("utf8"))["curves"]
+    curves = {"whole": {f"seed_{s}": recorded[f"seed_{s}"] for s in SEEDS}} | {
+        name: {f"seed_{s}": units[f"{name}_{s}"]["curve"] for s in SEEDS} for name in VARIANTS
+    }
+    last = {
+        name: [next(at for at in curve if at["step"] == LAST) for curve in of_seeds.values()]
+        for name, of_seeds in curves.items()
+    }
+    ends = {
+        name: {kind: [at[kind] for at in found] for kind in KINDS} for name, found in last.items()
+    }
+    differences = {
+        name: {kind: paired_interval(ends[name][kind], ends["whole"][kind]) for kind in KINDS}
+        for name in VARIANTS
+    }
+    found = {
+        name: {kind: outcome(by_kind[kind]) for kind in KINDS}
+        for name, by_kind in differences.items()
+    }
+    return {
+        "recipe": as_json(RECIPE),
+        "seeds": list(SEEDS),
+        "step": LAST,
+        "margin": MARGIN,
+        "variants": VARIANTS,
+        "predictions": PREDICTIONS,
+        "metrics": {
+            name: {kind: interval(values) for kind, values in by_kind.items()}
+            for name, by_kind in ends.items()
+        },
+        "differences": differences,
+        "outcomes": found,
+        "verdicts": {
+            name: {kind: verdict(PREDICTIONS[name][kind], found[name][kind]) for kind in KINDS}
+            for name in VARIANTS
+        },
+        "curves": {
+            name: {
+                seed: [at for at in curve if at["step"] <= LAST] for seed, curve in of_seeds.items()
+            }
+            for name, of_seeds in curves.items()
+        },
+    }
