@@ -166,7 +166,8 @@ class SceneTask:
             )  # fmt: skip
         self.supervision = SceneSupervision(config.d)
         self.module = nn.ModuleDict({"model": self.model, "supervision": self.supervision})
-        # the second layer grounds: the first has gathered the words of a phrase, later ones use it
+        # the second layer grounds: the first has gathered the words of a phrase, later ones use it.
+        # Chapter 07 takes this loss away and asks what it was good for.
         self.grounding_layer = min(1, config.layers - 2)
 
     def batch(self, step: int) -> dict[str, Tensor]:

@@ -32,7 +32,8 @@ from mmlib.costs import (
 from mmlib.encoders import GridEncoder, resnet50_grid, resnet_for_small_pictures
 from mmlib.errors import UserError
 from mmlib.evaluation import learned_at
-from mmlib.exercises.chapter_07 import EXERCISES, resumed
+from mmlib.exercises.chapter_07 import EXERCISES
+from mmlib.exercises.chapter_07_judged import resumed
 from mmlib.fusion import MergedAttention
 from mmlib.models import MultimodalBert, preset
 from mmlib.scene_task import SceneRecipe, SceneTask

@@ -162,6 +162,25 @@ def scenes_tables(record: dict) -> str:
     return "\n".join(parts)
 
 
+def plateaus_tables(record: dict) -> str:
+    """The record plateaus by kind of question: each run's end, and its distance from the whole."""
+    parts = []
+    for title, values, cut in (
+        ("Accuracy at the last step, a column a part taken away", record["metrics"], True),
+        ("Difference from the whole recipe, paired by seed", record["differences"], False),
+    ):
+        kinds = list(next(iter(values.values())))
+        rows = [
+            [
+                words(kind),
+                *(shown(within_0_and_1(v[kind]) if cut else v[kind]) for v in values.values()),
+            ]
+            for kind in kinds
+        ]
+        parts.append(f"**{title}**\n\n{table(['kind', *map(words, values)], rows)}")
+    return "\n".join(parts)
+
+
 def records_block() -> str:
     """One section a record: how it was made, and every interval in it."""
     parts = []
@@ -179,7 +198,7 @@ def records_block() -> str:
         if isinstance(record.get("versions"), dict):
             facts.append(", ".join(f"{k} {v}" for k, v in record["versions"].items()))
         title = record.get("title", words(path.stem))
-        by_hand = {"scenes_small": scenes_tables}.get(path.stem)
+        by_hand = {"scenes_small": scenes_tables, "plateaus": plateaus_tables}.get(path.stem)
         tables = by_hand(record) if by_hand else "\n".join(interval_tables(record))
         parts.append(f"## {title}\n\n{'; '.join(facts)}.\n\n{tables}")
     parts += [unfinished(path) for path in sorted((RESULTS / "partial").glob("*.json"))]

@@ -152,6 +152,7 @@ _shown = Exercise(
     look="Bayes, as for eq. (5.10): in which two ways is the shown word the right one?",
 )
 
+
 def _siglip_floor(k: int) -> float:
     return math.log(k) + (k - 1) * math.log(k / (k - 1)) if k > 1 else 0.0
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mmlib.costs import layer_flops
 from mmlib.exercises import Exercise
-from mmlib.training import key
+from mmlib.exercises.chapter_07_judged import RESUMED
 
 # 7.1: one fusion layer of `small`, all words asking, eight questions a picture; 10⁶ a question
 _d, _t, _i, _Q = 128, 12, 64, 8
@@ -201,60 +199,6 @@ _lost_in_bf16 = Exercise(
 )
 
 
-def resumed(run: str) -> list[dict[str, float]]:
-    """What steps 4 to 7 of a run look like that was cut off after step 5 and resumed.
-
-    run "A" to "D". Each step gives {"step", "x", "rate", "update"}: the first number of its batch,
-    the learning rate, and the mean size of AdamW's update in units of that rate.
-    """
-    lost = _LOST[run]
-    torch.manual_seed(7)
-    layer = torch.nn.Linear(6, 3)
-    optimizer = torch.optim.AdamW(layer.parameters(), 0.1, (0.9, 0.98), weight_decay=0.0)
-    rows = []
-    for step in range(8):
-        if step == 6 and lost == "moments":
-            optimizer = torch.optim.AdamW(layer.parameters(), 0.1, (0.9, 0.98), weight_decay=0.0)
-        again = step - 6 if step >= 6 else step
-        draw = torch.Generator().manual_seed(key(7, again if lost == "batches" else step))
-        x = torch.randn(8, 6, generator=draw)
-        y = torch.randint(3, (8,), generator=draw)
-        rate = 0.1 * (1 - (again if lost == "rate" else step) / 10)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        before = layer.weight.detach().clone()
-        optimizer.zero_grad()
-        F.cross_entropy(layer(x), y).backward()
-        optimizer.step()
-        moved = (layer.weight.detach() - before).abs().mean() / rate
-        rows.append({"step": step, "x": float(x[0, 0]), "rate": rate, "update": float(moved)})
-    first = {"step": 0, "x": rows[0]["x"], "rate": rows[0]["rate"], "update": rows[0]["update"]}
-    return [first, *rows[4:]]
-
-
-_LOST = {"A": "moments", "B": "batches", "C": "nothing", "D": "rate"}
-_WORDS = ("moments", "batches", "rate", "nothing")
-_WHY = {
-    "moments": "what does AdamW's first step look like, eq. (7.18)? Look at the update of step 6.",
-    "batches": "compare its first number at step 6 with that at step 0.",
-    "rate": "the rate falls by the same amount each step, and is a function of the step.",
-    "nothing": "rate, batch and size of the update go on as if nothing had happened.",
-}
-
-
-def _judge(answer: Any) -> str:
-    if not isinstance(answer, dict) or set(answer) != set(_LOST):
-        return f"not yet. Give a dictionary with the keys {', '.join(_LOST)}."
-    if unknown := [word for word in answer.values() if word not in _WORDS]:
-        return f"not yet. '{unknown[0]}' is not one of {', '.join(_WORDS)}."
-    for run, lost in _LOST.items():
-        if answer[run] != lost:
-            return f"not yet. Look at run {run} again: {_WHY[lost]}"
-    return ""
-
-
-_why_it_differs = Exercise(look="", judge=_judge)
-
 Cost = Callable[[float, float, float], float]
 _frozen_text: Cost = lambda text, image, fusion: text + 3 * (image + fusion)  # noqa: E731
 _step_when_frozen = Exercise(
@@ -293,12 +237,70 @@ _step_when_frozen = Exercise(
     look="Three times forward for what learns. What is left of the frozen part?",
 )
 
+# 7.8: the interval of a paired difference over seeds; Student (1908)
+_T = {3: 4.303, 5: 2.776}  # the 97.5 % point of t with n − 1 degrees of freedom
+
+
+def _bounds(
+    variant: Tensor, whole: Tensor, t: float | None = None, ddof: int = 1, root: bool = True
+) -> tuple[float, float]:
+    """mean ± t s / √n of the differences; t, ddof and root are there to be got wrong."""
+    d, n = variant - whole, len(variant)
+    half = (t or _T[n]) * float(d.std(correction=ddof)) / (math.sqrt(n) if root else 1)
+    return float(d.mean()) - half, float(d.mean()) + half
+
+
+def _unpaired(variant: Tensor, whole: Tensor) -> tuple[float, float]:
+    n = len(variant)
+    half = _T[n] * math.sqrt(float(variant.var() + whole.var()) / n)
+    middle = float(variant.mean() - whole.mean())
+    return middle - half, middle + half
+
+
+_paired_difference = Exercise(
+    right=_bounds,
+    wrong=(
+        (
+            lambda variant, whole: _bounds(variant, whole, t=1.96),
+            "1.96 is for many seeds. With few, s is itself a guess: take t from the text.",
+        ),
+        (
+            lambda variant, whole: _bounds(variant, whole, t=_T[8 - len(variant)]),
+            "That is the t of the other number of seeds.",
+        ),
+        (
+            lambda variant, whole: _bounds(variant, whole, ddof=0),
+            "s divides the squares by n - 1, since the mean was taken from the same numbers.",
+        ),
+        (
+            lambda variant, whole: _bounds(variant, whole, root=False),
+            "That holds one more seed. The mean of n of them varies less, by the root of n.",
+        ),
+        (
+            lambda variant, whole: _bounds(whole, variant),
+            "The other way round: a fall is a difference below 0.",
+        ),
+        (_unpaired, "Take the difference seed by seed first: s is the spread of the differences."),
+        (
+            lambda variant, whole: _bounds(variant, whole)[::-1],
+            "The lower bound first.",
+        ),
+    ),
+    cases=(
+        (torch.tensor([0.50, 0.55, 0.47]), torch.tensor([0.78, 0.91, 0.99])),
+        (torch.tensor([0.71, 0.96, 0.98]), torch.tensor([0.75, 0.94, 0.97])),
+        (torch.tensor([0.70, 0.80, 0.95, 0.85, 0.60]), torch.tensor([0.72, 0.85, 0.99, 0.9, 0.7])),
+    ),
+    look="Differences by seed, their mean, their s, and t times s over the root of n.",
+)
+
 EXERCISES = {
     "7.1": _flops_of_a_layer,
     "7.2": _bytes_when_frozen,
     "7.3": _weights_of_pieces,
     "7.4": _schedule,
     "7.5": _lost_in_bf16,
-    "7.6": _why_it_differs,
+    "7.6": RESUMED,
     "7.7": _step_when_frozen,
+    "7.8": _paired_difference,
 }

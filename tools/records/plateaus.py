@@ -198,6 +198,7 @@ def summarize(units: dict[str, Any]) -> dict[str, Any]:
         for name, by_kind in differences.items()
     }
     return {
+        "title": "The recipe of small with one part taken away (chapter 07)",
         "recipe": as_json(RECIPE),
         "seeds": list(SEEDS),
         "step": LAST,
@@ -215,14 +216,7 @@ def summarize(units: dict[str, Any]) -> dict[str, Any]:
             for name in VARIANTS
         },
         "looks": {
-            name: {
-                who: [
-                    interval([units[f"{name}_{s}"]["looks"][who][layer] for s in SEEDS])
-                    for layer in range(len(units[f"{name}_0"]["looks"][who]))
-                ]
-                for who in ("word", "first")
-            }
-            for name in VARIANTS
+            name: {f"seed_{s}": units[f"{name}_{s}"]["looks"] for s in SEEDS} for name in VARIANTS
         },
         "curves": {
             name: {

@@ -1,0 +1,128 @@
+"""The record that takes one cause away at a time: its rule, its pairs, its figures."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmlib.evaluation import paired_interval
+from mmlib.scene_task import SceneRecipe
+from mmlib.scenes import KINDS
+from tools import record
+
+RESULTS = Path(__file__).resolve().parents[1] / "book" / "results"
+PLATEAUS = record.load("plateaus")
+WRITTEN = json.loads((RESULTS / "plateaus.json").read_text("utf8"))
+SMALL = json.loads((RESULTS / "scenes_small.json").read_text("utf8"))
+
+
+def between(low: float, high: float) -> dict[str, float]:
+    return {"mean": (low + high) / 2, "low": low, "high": high, "n": 3}
+
+
+@pytest.mark.parametrize(
+    "low, high, found",
+    [
+        (-0.5, -0.1, "falls"),
+        (-0.5, 0.1, "undecided"),  # a fall in the mean, and 0 is not excluded
+        (-0.06, -0.01, "holds"),  # surely lower, and by less than the margin
+        (-0.11, 0.05, "undecided"),
+        (-0.15, -0.02, "undecided"),  # surely lower, the margin within the interval
+        (0.05, 0.4, "rises"),
+        (-0.09, 0.09, "holds"),
+    ],
+)
+def test_an_outcome_is_read_from_the_interval(low, high, found):
+    assert PLATEAUS.outcome(between(low, high)) == found
+
+
+@pytest.mark.parametrize(
+    "predicted, found, verdict",
+    [
+        ("falls", "falls", "as predicted"),
+        ("falls", "holds", "not as predicted"),
+        ("holds", "rises", "not as predicted"),
+        ("holds", "undecided", "undecided"),
+        ("open", "falls", "open"),
+        ("open", "undecided", "open"),
+    ],
+)
+def test_a_verdict_needs_a_prediction_and_an_outcome(predicted, found, verdict):
+    assert PLATEAUS.verdict(predicted, found) == verdict
+
+
+def test_the_record_has_the_predictions_of_its_module_and_a_prediction_for_each_kind():
+    assert WRITTEN["predictions"] == PLATEAUS.PREDICTIONS
+    assert set(PLATEAUS.PREDICTIONS) == set(PLATEAUS.VARIANTS)
+    assert all(set(of_kind) == set(KINDS) for of_kind in PLATEAUS.PREDICTIONS.values())
+
+
+def test_the_whole_recipe_is_that_of_scenes_small():
+    recipes = [SceneRecipe.from_json(found["recipe"]) for found in (WRITTEN, SMALL)]
+    assert recipes == [SceneRecipe(), SceneRecipe()]
+    for seed in WRITTEN["seeds"]:
+        curve = WRITTEN["curves"]["whole"][f"seed_{seed}"]
+        assert curve == SMALL["curves"][f"seed_{seed}"][: len(curve)]
+        assert curve[-1]["step"] == WRITTEN["step"]
+
+
+def test_each_difference_is_that_of_the_last_points_of_the_curves_and_each_verdict_its_own():
+    for name in PLATEAUS.VARIANTS:
+        for kind in KINDS:
+            ends = [
+                [curve[-1][kind] for curve in WRITTEN["curves"][of].values()]
+                for of in (name, "whole")
+            ]
+            assert WRITTEN["differences"][name][kind] == pytest.approx(paired_interval(*ends))
+            found = PLATEAUS.outcome(WRITTEN["differences"][name][kind])
+            assert WRITTEN["outcomes"][name][kind] == found
+            assert WRITTEN["verdicts"][name][kind] == PLATEAUS.verdict(
+                PLATEAUS.PREDICTIONS[name][kind], found
+            )
+
+
+def test_a_variant_steps_at_the_rate_of_the_whole_recipe_though_it_is_cut_off():
+    short, whole = PLATEAUS.FirstSteps(steps=PLATEAUS.LAST), SceneRecipe().optimization
+    assert short.steps < whole.steps
+    assert all(short.rate(step) == whole.rate(step) for step in (0, 199, 700, PLATEAUS.LAST - 1))
+
+
+@pytest.mark.parametrize("name", PLATEAUS.VARIANTS)
+def test_a_variant_starts_as_the_whole_recipe_and_is_asked_the_same(name):
+    whole, variant = (
+        PLATEAUS.Variant(SceneRecipe(preset="tiny", **changes))
+        for changes in ({}, PLATEAUS.VARIANTS[name])
+    )
+    for (key, a), b in zip(
+        whole.module.state_dict().items(), variant.module.state_dict().values(), strict=True
+    ):
+        assert torch.equal(a, b), key
+    assert all(torch.equal(x, variant.asked[key]) for key, x in whole.asked.items())
+    batches = [task.batch(1000) for task in (whole, variant)]
+    assert len(batches[0]["target"]) == len(batches[1]["target"])
+    # what is taken away is a loss, a layer or the first part of the run: the batch is the same
+    same = all(
+        torch.equal(x, batches[1][key]) for key, x in batches[0].items() if key != "pictures"
+    )
+    assert same == (name not in ("pictures", "location"))
+
+
+def test_looks_are_the_shares_of_attention_that_a_loop_over_the_phrases_finds():
+    task = PLATEAUS.Variant(SceneRecipe(preset="tiny"))
+    found, asked = PLATEAUS.looks(task), task.asked
+    assert [len(found["word"]), len(found["first"])] == [1, 2]  # the last layer asks no word
+    pictures = asked["pictures"][:40].permute(0, 3, 1, 2).float() / 127.5 - 1
+    text = {name: asked[name][:320] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        layers = [layer["image"] for layer in task.model.weights(text, pictures)]
+    of_word, of_first = [], []
+    for question in range(320):
+        if KINDS[asked["kind"][question]] != "relation":
+            continue
+        for word, cell in enumerate(asked["phrases"][question].tolist()):
+            if cell >= 0:
+                of_word.append(layers[0][question, :, word, cell])
+                of_first.append(layers[1][question, :, 0, cell])
+    assert found["word"][0] == pytest.approx(torch.stack(of_word).mean(0).max().item())
+    assert found["first"][1] == pytest.approx(torch.stack(of_first).mean(0).max().item())
