@@ -151,7 +151,8 @@ def test_a_single_key_leaves_nothing_to_choose():
     for out in (attention(q, k, v), attention_weights(q, k) @ v):
         of_q, of_k, of_v = gradients(out, q, k, v)
         assert torch.equal(out, v.expand_as(out))
-        assert not of_q.any() and not of_k.any()
+        # zero but for the rounding of a difference of equal sums
+        assert of_q.abs().max() < 1e-12 and of_k.abs().max() < 1e-12
         assert of_v.abs().min() > 0
 
 

@@ -130,7 +130,8 @@ def test_4_5_one_key(keys, learns):
         assert all(g.abs().max() > 1e-3 for g in gradients)
     else:
         assert (weights == 1).all()
-        assert all((g == 0).all() for g in gradients)
+        # zero but for the rounding of a difference of equal sums
+        assert all(g.abs().max() < 1e-12 for g in gradients)
     assert layer.attend.W_v.weight.grad.abs().max() > 1e-3
 
 

@@ -463,7 +463,8 @@ def test_one_key_warns_and_the_query_has_no_influence(name):
     attend = module.get_submodule(reading)
     parts = [W.weight for W in (attend.W_q, attend.W_k, attend.W_v)]
     of_query, of_q, of_k, of_v = gradients(out, query.value, *parts)
-    assert not of_query.any() and not of_q.any() and not of_k.any()
+    # zero but for the rounding of a difference of equal sums, which some CPUs' kernels leave
+    assert all(gradient.abs().max() < 1e-12 for gradient in (of_query, of_q, of_k))
     assert of_v.abs().max() > 1e-6
 
 

@@ -269,6 +269,10 @@ _paired_difference = Exercise(
             "That is the t of the other number of seeds.",
         ),
         (
+            lambda variant, whole: _bounds(variant, whole, t=_T[3]),
+            "t depends on the number of seeds: five have another than three.",
+        ),
+        (
             lambda variant, whole: _bounds(variant, whole, ddof=0),
             "s divides the squares by n - 1, since the mean was taken from the same numbers.",
         ),
@@ -291,7 +295,7 @@ _paired_difference = Exercise(
         (torch.tensor([0.71, 0.96, 0.98]), torch.tensor([0.75, 0.94, 0.97])),
         (torch.tensor([0.70, 0.80, 0.95, 0.85, 0.60]), torch.tensor([0.72, 0.85, 0.99, 0.9, 0.7])),
     ),
-    look="Differences by seed, their mean, their s, and t times s over the root of n.",
+    look="Differences by seed, their mean, their s, and t times s over the root of n, not over n.",
 )
 
 EXERCISES = {
