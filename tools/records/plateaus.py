@@ -32,6 +32,8 @@ in layers 1 and 2. So `looks` is kept of each run, and there is one more variant
   layer 2, and relation is half learned sooner than by the whole recipe, with each seed. No accuracy
   falls.
 
+This stays as it was believed; what came of it, and where it was wrong, is section 7.7.
+
 A smaller world, in which the whole recipe would end in four minutes, was looked for first: three
 or four things at most, half the questions, half the width, other mixtures, one seed each. None
 came to relation sooner by the clock than `small`, so the world is the whole one, and the time is
