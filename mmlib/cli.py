@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     given = parser.parse_args(arguments)
     # the libraries that are slow to import are needed only after the words have been understood
-    from mmlib.training import Interrupted
+    from mmlib.training.fit import Interrupted
 
     try:
         given.run(given)
@@ -53,8 +53,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    from mmlib.scene_task import SceneRecipe
-    from mmlib.tabular import TableRecipe
+    from mmlib.tasks.cross_validation import TableRecipe
+    from mmlib.tasks.scenes import SceneRecipe
 
     parser = Parser(prog="mmlib", description="Train and question a fusion model.")
     commands = parser.add_subparsers(required=True, metavar="train | evaluate | predict | data")
@@ -165,8 +165,8 @@ def _train(given: argparse.Namespace) -> None:
 
 def _resume(given: argparse.Namespace) -> None:
     """A run knows its recipe, so nothing else may be said with --resume."""
-    from mmlib.scene_task import SceneRecipe
-    from mmlib.tabular import TableRecipe, train_table
+    from mmlib.tasks.cross_validation import TableRecipe, train_table
+    from mmlib.tasks.scenes import SceneRecipe
 
     said = sorted(
         name for name in {**_leaves(SceneRecipe), **_leaves(TableRecipe)}
@@ -197,14 +197,14 @@ def _saved_recipe(run: Path) -> dict[str, Any]:
 
 
 def _train_scenes(given: argparse.Namespace) -> None:
-    from mmlib.scene_task import SceneRecipe
+    from mmlib.tasks.scenes import SceneRecipe
 
     recipe = _build(SceneRecipe, given)
     _run_scenes(recipe, given.out or Path("runs") / recipe.preset)
 
 
 def _run_scenes(recipe: Any, out: Path) -> None:
-    from mmlib.scene_task import train_scenes
+    from mmlib.tasks.scenes import train_scenes
 
     result = train_scenes(recipe, out)
     _print_scores(result)
@@ -224,7 +224,7 @@ def _print_scores(result: dict[str, Any]) -> None:
 
 
 def _train_table(given: argparse.Namespace) -> None:
-    from mmlib.tabular import TableRecipe, train_table
+    from mmlib.tasks.cross_validation import TableRecipe, train_table
 
     recipe = _build(TableRecipe, given)
     out = given.out or Path("runs") / Path(recipe.data).stem
@@ -233,13 +233,13 @@ def _train_table(given: argparse.Namespace) -> None:
 
 
 def _print_table(result: dict[str, Any]) -> None:
-    from mmlib.tabular import describe_report
+    from mmlib.tasks.cross_validation import describe_report
 
     print(describe_report(result))
 
 
 def _evaluate(given: argparse.Namespace) -> None:
-    from mmlib.scene_task import load_task, report
+    from mmlib.tasks.scenes import load_task, report
 
     saved = _saved_recipe(given.folder)
     if "data" in saved:
@@ -258,14 +258,14 @@ def _evaluate(given: argparse.Namespace) -> None:
 def _predict(given: argparse.Namespace) -> None:
     saved = _saved_recipe(given.folder)
     if "data" in saved:
-        from mmlib.tabular import predict_table
+        from mmlib.tasks.cross_validation import predict_table
 
         if given.data is None:
             raise expected("--data FILE.csv for a table's model", "none", "pass the rows as a CSV")
         for row in predict_table(given.folder, given.data):
             print(json.dumps(row, ensure_ascii=False))
     else:
-        from mmlib.scene_task import answer_about, load_task
+        from mmlib.tasks.scenes import answer_about, load_task
 
         if given.image is None or given.text is None:
             raise expected("--image FILE and --text QUESTION", "one or neither", "pass both")
@@ -273,7 +273,7 @@ def _predict(given: argparse.Namespace) -> None:
 
 
 def _data(given: argparse.Namespace) -> None:
-    from mmlib.datasets import pomology
+    from mmlib.data import pomology
 
     known = {"pomology": pomology.write}
     if given.name not in known:

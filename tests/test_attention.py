@@ -26,7 +26,6 @@ from torch import Tensor, nn
 import mmlib.attention
 from mmlib.attention import (
     MultiHeadAttention,
-    TransformerBlock,
     attention,
     attention_mask,
     attention_weights,
@@ -34,6 +33,7 @@ from mmlib.attention import (
     repeat_rows,
     split_heads,
 )
+from mmlib.blocks import TransformerBlock
 from mmlib.errors import UserError
 from mmlib.fusion import MergedAttention
 from mmlib.tokens import Tokens

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file
 from table_makers import tiny_bert
 
+from mmlib.data.scenes import CELLS, KINDS, WORDS
+from mmlib.data.scenes.batches import encode_questions
+from mmlib.encoders.pretrained import load_text
 from mmlib.errors import UserError
-from mmlib.pretrained import load_text
-from mmlib.scene_batches import encode_questions
-from mmlib.scenes import CELLS, KINDS, WORDS
-from mmlib.training import read_log
+from mmlib.training.fit import read_log
 from tools import record
 from tools.records import base_gpu
 from tools.records.base_gpu import FULL, REHEARSAL, GpuTask, compile_backbones, train

@@ -18,9 +18,9 @@ from mmlib.attention import (
     join_heads,
     split_heads,
 )
-from mmlib.exercises import check
-from mmlib.exercises.chapter_03 import EXERCISES
-from mmlib.exercises.chapter_03_judged import _BLOCKS, _STEPS
+from mmlib.book.exercises import check
+from mmlib.book.exercises.chapter_03 import EXERCISES
+from mmlib.book.exercises.chapter_03_judged import _BLOCKS, _STEPS
 from mmlib.tokens import Tokens
 
 lengths = st.integers(1, 6)

@@ -14,7 +14,8 @@ from scipy.optimize import linprog
 from torch import nn
 
 from mmlib.attention import attention, attention_weights, join_heads, split_heads
-from mmlib.datasets.symbols import (
+from mmlib.book.exercises.chapter_04 import EXERCISES
+from mmlib.book.symbols import (
     TASKS,
     SymbolicModel,
     additive_part,
@@ -22,7 +23,6 @@ from mmlib.datasets.symbols import (
     limit,
     reference,
 )
-from mmlib.exercises.chapter_04 import EXERCISES
 from mmlib.fusion import CrossAttention, LateFusion, MergedAttention, modality_share
 from mmlib.tokens import Tokens
 

@@ -13,9 +13,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmlib.attention import attention_mask
-from mmlib.datasets.symbols import TASKS, limit
-from mmlib.exercises import check
-from mmlib.exercises.chapter_05 import EXERCISES
+from mmlib.book.exercises import check
+from mmlib.book.exercises.chapter_05 import EXERCISES
+from mmlib.book.symbols import TASKS, limit
 from mmlib.losses import (
     SIGLIP_LOG_SCALE,
     corrupt,

@@ -20,14 +20,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from mmlib import figures
 from mmlib.attention import attention
+from mmlib.book import figures
+from mmlib.book.exercises import check
+from mmlib.book.exercises.chapter_06 import _SYMPTOMS, EXERCISES, _by_library, _check_models
+from mmlib.data.scenes import sample_questions
 from mmlib.encoders import Encoder
 from mmlib.errors import UserError
-from mmlib.exercises import check
-from mmlib.exercises.chapter_06 import _SYMPTOMS, EXERCISES, _by_library, _check_models
 from mmlib.fusion import CrossAttention, MergedAttention
-from mmlib.scenes import sample_questions
 from mmlib.tokens import Tokens
 
 ROOT = Path(__file__).parents[1]

@@ -17,8 +17,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from toy import HOW, Toy
 
-from mmlib.attention import TransformerBlock
-from mmlib.costs import (
+from mmlib.blocks import TransformerBlock
+from mmlib.book.costs import (
     Sizes,
     convolutions,
     forward_flops,
@@ -29,17 +29,17 @@ from mmlib.costs import (
     step_bytes,
     step_flops,
 )
+from mmlib.book.exercises.chapter_07 import EXERCISES
+from mmlib.book.exercises.chapter_07_judged import resumed
+from mmlib.data.scenes import ANSWERS, COLORS, SHAPES, WORDS
 from mmlib.encoders import GridEncoder, resnet50_grid, resnet_for_small_pictures
 from mmlib.errors import UserError
 from mmlib.evaluation import learned_at
-from mmlib.exercises.chapter_07 import EXERCISES
-from mmlib.exercises.chapter_07_judged import resumed
 from mmlib.fusion import MergedAttention
 from mmlib.models import MultimodalBert, preset
-from mmlib.scene_task import SceneRecipe, SceneTask
-from mmlib.scenes import ANSWERS, COLORS, SHAPES, WORDS
+from mmlib.tasks.scenes import SceneRecipe, SceneTask
 from mmlib.tokens import Tokens
-from mmlib.training import Optimization, key, take_step
+from mmlib.training.fit import Optimization, key, take_step
 from tools.records import reference_control
 
 L_t = 12

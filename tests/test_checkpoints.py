@@ -12,15 +12,15 @@ from strategies import error_line, normal
 from torch import nn
 from toy import HOW, Toy, run, same
 
-from mmlib.checkpoints import (
+from mmlib.errors import UserError
+from mmlib.training.checkpoint import (
     load_checkpoint,
     load_weights,
     read_checkpoint,
     save_checkpoint,
     write_whole,
 )
-from mmlib.errors import UserError
-from mmlib.training import fit
+from mmlib.training.fit import fit
 
 
 def module(width: int = 3) -> nn.Module:

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import mmlib.scene_task as scene_task
-import mmlib.tabular as tabular
+import mmlib.tasks.cross_validation as tabular
+import mmlib.tasks.scenes as scene_task
 from mmlib import cli
 from mmlib.cli import main
-from mmlib.scene_task import SceneRecipe, report
-from mmlib.scenes import ANSWERS, render, sample_questions
-from mmlib.tabular import TableRecipe
-from mmlib.training import Optimization, read_log
+from mmlib.data.scenes import ANSWERS, render, sample_questions
+from mmlib.tasks.cross_validation import TableRecipe
+from mmlib.tasks.scenes import SceneRecipe, report
+from mmlib.training.fit import Optimization, read_log
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = "--preset tiny --pictures 4 --questions 2 --steps 4 --warmup 1 --workers 0".split()

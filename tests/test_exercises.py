@@ -10,14 +10,14 @@ import nbformat
 import pytest
 import torch
 
-import mmlib.exercises
+import mmlib.book.exercises
+from mmlib.book.exercises import Exercise, check, find
 from mmlib.errors import UserError
-from mmlib.exercises import Exercise, check, find
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS: dict[str, dict[str, Exercise]] = {
-    module.name: import_module(f"mmlib.exercises.{module.name}").EXERCISES
-    for module in pkgutil.iter_modules(mmlib.exercises.__path__)
+    module.name: import_module(f"mmlib.book.exercises.{module.name}").EXERCISES
+    for module in pkgutil.iter_modules(mmlib.book.exercises.__path__)
     if re.fullmatch(r"chapter_\d\d", module.name)
 }
 EXERCISES = {name: exercise for found in CHAPTERS.values() for name, exercise in found.items()}

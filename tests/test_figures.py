@@ -12,8 +12,8 @@ import torch
 from IPython.display import HTML, Image, Markdown
 from PIL import Image as Picture
 
-from mmlib import figures, interactive
 from mmlib.attention import attention
+from mmlib.book import figures, interactive
 from mmlib.errors import UserError
 
 
@@ -133,7 +133,7 @@ class Installed:
 
 
 def test_record_without_the_repository_comes_from_the_commit_installed(monkeypatch, tmp_path):
-    monkeypatch.setattr(figures, "__file__", str(tmp_path / "site-packages/mmlib/figures.py"))
+    monkeypatch.setattr(figures, "__file__", str(tmp_path / "site-packages/mmlib/book/figures.py"))
     origin = {"url": "https://github.com/OWNER/mmlib-book.git", "vcs_info": {"commit_id": "abc"}}
     monkeypatch.setattr(
         figures.metadata, "distribution", lambda name: Installed(json.dumps(origin))

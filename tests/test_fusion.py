@@ -13,7 +13,8 @@ from strategies import HOSTILE, NAMES, error_line, lengths, normal, seeds, token
 from torch import Tensor, nn
 
 import mmlib.fusion
-from mmlib.attention import MultiHeadAttention, TransformerBlock, attention, split_heads
+from mmlib.attention import MultiHeadAttention, attention, split_heads
+from mmlib.blocks import TransformerBlock
 from mmlib.errors import UserError
 from mmlib.fusion import FUSIONS, Fusion, MergedAttention, build_fusion, modality_share
 from mmlib.tokens import Tokens

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from toy import HOW, Toy
 
-from mmlib.datasets.table import Row, Table
-from mmlib.tabular import CrossValidation, TableRecipe, split
-from mmlib.training import fit
-from mmlib.verdict import sentence
+from mmlib.data.table import Row, Table
+from mmlib.evaluation.report import sentence
+from mmlib.tasks.cross_validation import CrossValidation, TableRecipe, split
+from mmlib.training.fit import fit
 
 
 class Drawing(Toy):

@@ -18,7 +18,7 @@ SETUP = """\
 import sys
 if "google.colab" in sys.modules:
     %pip install -q --no-deps git+https://github.com/OWNER/mmlib-book
-from mmlib import figures
+from mmlib.book import figures
 figures.setup("{name}")"""
 CELL_METADATA = {"tags", "mystnb", "cellView"}
 COLUMNS = 79

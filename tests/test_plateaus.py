@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmlib.data.scenes import KINDS
 from mmlib.evaluation import paired_interval
-from mmlib.scene_task import SceneRecipe
-from mmlib.scenes import KINDS
+from mmlib.tasks.scenes import SceneRecipe
 from tools import record
 
 RESULTS = Path(__file__).resolve().parents[1] / "book" / "results"

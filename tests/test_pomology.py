@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from strategies import error_line
 
-from mmlib import datasets
-from mmlib.datasets import pomology
+from mmlib.data import archive as datasets
+from mmlib.data import pomology
 from mmlib.errors import UserError
-from mmlib.verdict import SINGLES, sentence
+from mmlib.evaluation.report import SINGLES, sentence
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "book" / "results" / "pomology.json"

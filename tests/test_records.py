@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmlib.data.scenes import KINDS
 from mmlib.errors import UserError
-from mmlib.scene_task import SceneRecipe, SceneTask
-from mmlib.scenes import KINDS
-from mmlib.training import fit, read_log
+from mmlib.tasks.scenes import SceneRecipe, SceneTask
+from mmlib.training.fit import fit, read_log
 from tools import fill_pages, record
 
 RECORD = Path(__file__).resolve().parents[1] / "book" / "results" / "scenes_small.json"

@@ -16,13 +16,20 @@ from torch import nn
 from torch.utils.data import DataLoader
 from toy import same
 
-import mmlib.scene_task as scene_task
-from mmlib.checkpoints import load_weights
-from mmlib.errors import UserError
-from mmlib.evaluation import accuracy_by_kind
-from mmlib.fusion import FUSIONS
-from mmlib.models import Trace
-from mmlib.scene_batches import (
+import mmlib.tasks.scenes as scene_task
+from mmlib.data.scenes import (
+    ANSWERS,
+    COLORS,
+    KINDS,
+    SHAPES,
+    WORDS,
+    Scene,
+    Thing,
+    answer,
+    render,
+    sample_questions,
+)
+from mmlib.data.scenes.batches import (
     ANSWER_INDEX,
     LENGTH,
     WORD_INDEX,
@@ -32,7 +39,12 @@ from mmlib.scene_batches import (
     tensors,
     with_modality,
 )
-from mmlib.scene_task import (
+from mmlib.data.scenes.questions import Question
+from mmlib.errors import UserError
+from mmlib.evaluation import accuracy_by_kind
+from mmlib.fusion import FUSIONS
+from mmlib.models import Trace
+from mmlib.tasks.scenes import (
     CELL_CLASSES,
     EASY_KINDS,
     SceneRecipe,
@@ -47,20 +59,8 @@ from mmlib.scene_task import (
     report,
     train_scenes,
 )
-from mmlib.scenes import (
-    ANSWERS,
-    COLORS,
-    KINDS,
-    SHAPES,
-    WORDS,
-    Scene,
-    Thing,
-    answer,
-    render,
-    sample_questions,
-)
-from mmlib.scenes.questions import Question
-from mmlib.training import Batches, Optimization, as_json, read_log
+from mmlib.training.checkpoint import load_weights
+from mmlib.training.fit import Batches, Optimization, as_json, read_log
 
 HOW = Optimization(steps=4, warmup=1, workers=0, checkpoint_every=2, evaluate_every=2)
 RECIPE = SceneRecipe(preset="tiny", pictures=4, questions=2, optimization=HOW)

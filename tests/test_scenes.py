@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-import mmlib.scenes as scenes
-from mmlib.errors import UserError
-from mmlib.scenes import (
+import mmlib.data.scenes as scenes
+from mmlib.data.scenes import (
     ANSWERS,
     COLORS,
     HELD_OUT,
@@ -27,6 +26,7 @@ from mmlib.scenes import (
     Thing,
     world,
 )
+from mmlib.errors import UserError
 
 NAMES = tuple(COLORS)
 seeds = st.integers(0, 2**32 - 1)
@@ -648,9 +648,9 @@ def test_relations_alone_are_asked_of_two_things_and_more():
 
 def test_a_search_without_end_ends(monkeypatch):
     rng = np.random.default_rng(0)
-    monkeypatch.setattr("mmlib.scenes.questions.View.ask", lambda *_: None)
+    monkeypatch.setattr("mmlib.data.scenes.questions.View.ask", lambda *_: None)
     with pytest.raises(UserError, match="one scene can carry"):
         scenes.sample_questions(rng)
-    monkeypatch.setattr("mmlib.scenes.world._place", lambda *_: None)
+    monkeypatch.setattr("mmlib.data.scenes.world._place", lambda *_: None)
     with pytest.raises(RuntimeError, match="no room"):
         scenes.sample_scene(rng)

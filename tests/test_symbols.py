@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from mmlib.datasets.symbols import (
+from mmlib.book.symbols import (
     FORM,
     TASKS,
     SymbolicModel,

@@ -16,10 +16,9 @@ from scipy import stats
 from strategies import error_line
 from table_makers import draw_table, tiny_bert, tiny_resnet, write_csv
 
-from mmlib import features as features_module
-from mmlib import tabular
-from mmlib.checkpoints import read_checkpoint
-from mmlib.datasets.table import (
+from mmlib.data import features as features_module
+from mmlib.data.features import ABSENT, Features, FromFeatures
+from mmlib.data.table import (
     Problem,
     Row,
     Table,
@@ -31,8 +30,9 @@ from mmlib.datasets.table import (
     read_table,
 )
 from mmlib.errors import UserError
-from mmlib.features import ABSENT, Features, FromFeatures
-from mmlib.tabular import (
+from mmlib.evaluation.report import fold_interval, score_interval, sentence
+from mmlib.tasks import cross_validation as tabular
+from mmlib.tasks.cross_validation import (
     Backbones,
     CrossValidation,
     TableRecipe,
@@ -41,8 +41,8 @@ from mmlib.tabular import (
     split,
     train_table,
 )
-from mmlib.training import Interrupted
-from mmlib.verdict import fold_interval, score_interval, sentence
+from mmlib.training.checkpoint import read_checkpoint
+from mmlib.training.fit import Interrupted
 
 # ---------------------------------------------------------------- reading a CSV
 

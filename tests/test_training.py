@@ -22,12 +22,12 @@ from strategies import error_line, normal
 from torch import nn
 from toy import HOW, Toy, run, same
 
-from mmlib.checkpoints import read_checkpoint
 from mmlib.errors import UserError
 from mmlib.evaluation import accuracy_interval
 from mmlib.generation import predict
 from mmlib.models import MultimodalBert, preset
-from mmlib.training import (
+from mmlib.training.checkpoint import read_checkpoint
+from mmlib.training.fit import (
     Batches,
     Interrupted,
     Log,
@@ -484,7 +484,7 @@ def test_fit_runs_outside_the_main_thread(tmp_path):
 
 # The command line without its report, which takes longer than these runs.
 COMMAND = (
-    "import sys, mmlib.scene_task as s; "
+    "import sys, mmlib.tasks.scenes as s; "
     "s.report = lambda task: {'accuracy': s.accuracy_by_kind([1], [1], ['x'])['overall'],"
     " 'by_kind': {}, 'controls': {}}; "
     "from mmlib.cli import main; sys.exit(main(sys.argv[1:]))"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmlib.losses import cross_entropy, label_weight
-from mmlib.training import Optimization, fit, key
+from mmlib.training.fit import Optimization, fit, key
 
 HOW = Optimization(
     steps=12, learning_rate=0.05, warmup=3, accumulate=2, workers=0, checkpoint_every=5,

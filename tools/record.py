@@ -52,7 +52,7 @@ def load(name: str) -> Any:
 
 def main(name: str, wanted: list[str]) -> None:
     """Run what is missing of the record NAME; write book/results/NAME.json when all is there."""
-    from mmlib.checkpoints import write_whole
+    from mmlib.files import write_whole
 
     record = load(name)
     partial = ROOT / "book" / "results" / "partial" / f"{name}.json"

@@ -3,7 +3,7 @@
 1. No page may make a browser fetch anything from another host: after the build every HTML and CSS
    file is read, and each such address is a warning, which fails the build. A link is allowed.
 2. Every picture needs alternative text. A notebook's pictures carry it in the metadata of their
-   output, where `mmlib.figures.show` puts it; a picture without is a warning.
+   output, where `mmlib.book.figures.show` puts it; a picture without is a warning.
 3. `\\tag{4.1}` in a displayed equation makes it a target: `[(4.1)](#eq-4.1)` links to it. The
    number is part of the formula, so it shows in Colab and on GitHub too.
 4. A quotation that begins with **Exercise** or **Predict**, and a table's number with its interval,

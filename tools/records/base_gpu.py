@@ -11,9 +11,9 @@ world's.) The scenes, rather than a public data set, because their controls and 
 known and their pictures never run out. Grounding needs word states after a fusion layer, and one
 layer computes [CLS] alone, so it is off.
 
-Pretrained weights are taken where `mmlib.pretrained` finds them, else none, and the record says
-which. Training is in bf16 with fp32 weights; both backbones are compiled in place, or not at all
-where that fails. The record is written at each evaluation, `complete` only at the end.
+Pretrained weights are taken where `mmlib.encoders.pretrained` finds them, else none, and the record
+says which. Training is in bf16 with fp32 weights; both backbones are compiled in place, or not at
+all where that fails. The record is written at each evaluation, `complete` only at the end.
 
 What it should show (written before it was ever run, when no GPU could be had): existence, colour
 and shape are learned at least as well as by `small`. Whether one look of [CLS] at the cells is
@@ -36,21 +36,22 @@ import torch
 from torch import nn
 from transformers import BertModel
 
-from mmlib.checkpoints import load_weights, write_whole
+from mmlib.data.scenes import ANSWERS, PIXELS, WORDS
+from mmlib.data.scenes.batches import LENGTH
 from mmlib.encoders import GridEncoder, TextEncoder, resnet50_grid, small_bert
+from mmlib.encoders.pretrained import load_image, load_text
 from mmlib.errors import UserError
+from mmlib.files import write_whole
 from mmlib.models import MultimodalBert, preset
-from mmlib.pretrained import load_image, load_text
-from mmlib.scene_batches import LENGTH
-from mmlib.scene_task import (
+from mmlib.tasks.scenes import (
     SceneRecipe,
     SceneSupervision,
     SceneTask,
     held_out_questions,
     report,
 )
-from mmlib.scenes import ANSWERS, PIXELS, WORDS
-from mmlib.training import Optimization, as_json, fit, key, read_log
+from mmlib.training.checkpoint import load_weights
+from mmlib.training.fit import Optimization, as_json, fit, key, read_log
 from tools.record import ROOT, versions
 
 RESULT = ROOT / "book" / "results" / "base_gpu.json"

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from matplotlib.patches import Rectangle
 
-from mmlib import figures
-from mmlib.checkpoints import write_whole
+from mmlib.book import figures
+from mmlib.data.scenes import ANSWERS, CELLS, sample_questions
 from mmlib.errors import expected
+from mmlib.files import write_whole
 from mmlib.fusion import modality_share
-from mmlib.scene_task import STREAMS, load_task, tensors
-from mmlib.scenes import ANSWERS, CELLS, sample_questions
+from mmlib.tasks.scenes import STREAMS, load_task, tensors
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = ROOT / "runs" / "records" / "scenes_small" / "seed_0"

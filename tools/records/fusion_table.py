@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mmlib.datasets.symbols import (
+from mmlib.book.symbols import (
     FORM,
     TASKS,
     SymbolicModel,

@@ -50,10 +50,10 @@ from typing import Any
 
 import torch
 
+from mmlib.data.scenes import KINDS
 from mmlib.evaluation import Interval, accuracy_by_kind, interval, paired_interval
-from mmlib.scene_task import SceneRecipe, SceneTask, answer_questions, held_out_questions
-from mmlib.scenes import KINDS
-from mmlib.training import Optimization, as_json, fit, read_log
+from mmlib.tasks.scenes import SceneRecipe, SceneTask, answer_questions, held_out_questions
+from mmlib.training.fit import Optimization, as_json, fit, read_log
 
 WHOLE = Path(__file__).resolve().parents[2] / "book" / "results" / "scenes_small.json"
 RECIPE = SceneRecipe()

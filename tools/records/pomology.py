@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from mmlib.datasets import pomology
-from mmlib.datasets.table import read_table
-from mmlib.tabular import Backbones, CrossValidation, TableRecipe, train_table
-from mmlib.training import read_log
+from mmlib.data import pomology
+from mmlib.data.table import read_table
+from mmlib.tasks.cross_validation import Backbones, CrossValidation, TableRecipe, train_table
+from mmlib.training.fit import read_log
 
 EVERY = 20
 # of the losses; one thread and two differ by 1.3e-6 (AVX2), other processors were not tried

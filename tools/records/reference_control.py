@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmlib.checkpoints import load_weights
+from mmlib.data.scenes import COLORS, SHAPES, Question, Scene, sample_questions
+from mmlib.data.scenes.batches import encode_questions, tensors
 from mmlib.evaluation import interval
-from mmlib.scene_batches import encode_questions, tensors
-from mmlib.scene_task import STREAMS, SceneRecipe, SceneTask, ask_model, train_scenes
-from mmlib.scenes import COLORS, SHAPES, Question, Scene, sample_questions
+from mmlib.tasks.scenes import STREAMS, SceneRecipe, SceneTask, ask_model, train_scenes
+from mmlib.training.checkpoint import load_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = (2, 3, 4)

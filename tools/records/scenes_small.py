@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from mmlib.data.scenes import KINDS, best_guess, sample_questions
 from mmlib.evaluation import interval
-from mmlib.scene_task import STREAMS, SceneRecipe, held_out_questions, train_scenes
-from mmlib.scenes import KINDS, best_guess, sample_questions
-from mmlib.training import Optimization, read_log
+from mmlib.tasks.scenes import STREAMS, SceneRecipe, held_out_questions, train_scenes
+from mmlib.training.fit import Optimization, read_log
 
 SEEDS = (0, 1, 2, 3, 4)
 RECIPE = SceneRecipe()

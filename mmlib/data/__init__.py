@@ -1,0 +1,1 @@
+"""Data: the generated world, the reader's own table, public sets. Nothing here is a model."""
