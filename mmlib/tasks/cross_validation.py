@@ -2,9 +2,9 @@
 
 Picture and text go through frozen backbones once (`mmlib.data.features`); what is trained is the
 rest of `MultimodalBert`: projections, fusion layers, head. The same model is trained with both
-modalities, with the picture alone and with the text alone, on each of k folds; every score is of rows that the
-model has not seen, in groups it has not seen. No choice is made by a test fold: the number of
-epochs is fixed by the recipe.
+modalities, with the picture alone and with the text alone, on each of k folds; every score is of
+rows that the model has not seen, in groups it has not seen. No choice is made by a test fold: the
+number of epochs is fixed by the recipe.
 """
 
 from __future__ import annotations
