@@ -1,5 +1,6 @@
 """Attention against its closed form, PyTorch's two versions and a layer of BERT (chapter 03)."""
 
+import functools
 import math
 
 import pytest
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 import mmlib.attention
 from mmlib.attention import (
+    KeyValueCache,
     MultiHeadAttention,
     attention,
     attention_mask,
@@ -214,6 +216,9 @@ def test_widths_and_lengths_that_do_not_fit_are_named():
 PADDED = torch.tensor([[True, True, True, False]])
 
 
+CAUSAL = attention_mask(PADDED, torch.arange(4)[None])
+
+
 def table(*rows: str) -> Tensor:
     return torch.tensor([[[[c == "1" for c in row] for row in rows]]])
 
@@ -357,14 +362,27 @@ def test_a_missing_sequence_gives_the_bias_of_the_output_map():
     assert torch.equal(out, module.W_o.bias.expand_as(out))
 
 
-def test_a_given_mask_stands_in_place_of_the_padding():
+def test_a_given_mask_cannot_undo_the_padding():
+    """A causal mask built of the order alone: what the padding holds stays without influence."""
     module, x = MultiHeadAttention(4, 2).double(), normal(0, 1, 4, 4)
-    causal = attention_mask(PADDED, torch.arange(4)[None])
-    out = module(x, Tokens.all_visible(x), causal)
+    everyone = torch.ones(1, 1, 4, 4, dtype=torch.bool)
+    hostile = x.masked_fill(~PADDED.unsqueeze(-1), float("nan"))
+    for mask, both in ((everyone, attention_mask(PADDED)), (everyone.tril(), CAUSAL)):
+        out = module(x, Tokens(hostile, PADDED), mask)
+        q, k, v = (split_heads(W(x), 2) for W in (module.W_q, module.W_k, module.W_v))
+        assert close(out, module.W_o(join_heads(attention(q, k, v, both))))
+        weights = module.weights(x, Tokens(hostile, PADDED), mask)
+        assert close(weights, attention_weights(q, k, both))
+        assert not weights[..., 3].any()
+
+
+def test_a_given_mask_takes_away_what_the_padding_shows():
+    module, x = MultiHeadAttention(4, 2).double(), normal(0, 1, 4, 4)
+    out = module(x, Tokens.all_visible(x), CAUSAL)
     later = x.clone()
     later[:, 2:] += 1  # token 1 cannot know what comes after it
-    assert torch.equal(module(later, Tokens.all_visible(later), causal)[:, :2], out[:, :2])
-    assert not close(module(later, Tokens.all_visible(later), causal)[:, 2:], out[:, 2:])
+    assert torch.equal(module(later, Tokens.all_visible(later), CAUSAL)[:, :2], out[:, :2])
+    assert not close(module(later, Tokens.all_visible(later), CAUSAL)[:, 2:], out[:, 2:])
 
 
 def test_heads_that_do_not_divide_the_width_are_named():
@@ -376,14 +394,14 @@ def test_heads_that_do_not_divide_the_width_are_named():
 # --- the block, and BERT ------------------------------------------------------------------------
 
 NAMES_IN_BERT = {
-    "mix.W_q": "attention.self.query",
-    "mix.W_k.text": "attention.self.key",
-    "mix.W_v.text": "attention.self.value",
-    "mix.W_o": "attention.output.dense",
-    "norm_mix": "attention.output.LayerNorm",
-    "feed.0": "intermediate.dense",
-    "feed.2": "output.dense",
-    "norm_feed": "output.LayerNorm",
+    "mixer.W_q": "attention.self.query",
+    "mixer.W_k.text": "attention.self.key",
+    "mixer.W_v.text": "attention.self.value",
+    "mixer.W_o": "attention.output.dense",
+    "norm_mixer": "attention.output.LayerNorm",
+    "mlp.0": "intermediate.dense",
+    "mlp.2": "output.dense",
+    "norm_mlp": "output.LayerNorm",
 }
 
 
@@ -411,8 +429,9 @@ def test_block_with_berts_weights_is_berts_layer(kernel):
     x = normal(50, B, L, d).requires_grad_()
     mask = torch.arange(L) < torch.tensor([[L], [4], [1]])
     bias = torch.zeros(B, 1, 1, L).double().masked_fill(~mask[:, None, None], -torch.inf)
-    expected = layer(x, attention_mask=bias)
-    out = block(Tokens(x, mask), {}).value
+    # What stands at padding is read by none of the words; ours is zero before the layer.
+    expected = layer(x, attention_mask=bias)[mask]
+    out = block(Tokens(x, mask), {}).value[mask]
     assert torch.allclose(out, expected, rtol=1e-12, atol=1e-11)
     assert torch.allclose(*gradients(out, x), *gradients(expected, x), rtol=1e-10, atol=1e-10)
 
@@ -428,14 +447,14 @@ def test_block_is_its_two_sums(norm_first):
 
     def mix(h: Tensor) -> Tensor:
         stream = Tokens.all_visible(h)
-        return block.mix(stream, {"text": stream})
+        return block.mixer(stream, {"text": stream})
 
     if norm_first:
         h = x.value + mix(norm(x.value))
-        expected = h + block.feed(norm(h))
+        expected = h + block.mlp(norm(h))
     else:
         h = norm(x.value + mix(x.value))
-        expected = norm(h + block.feed(h))
+        expected = norm(h + block.mlp(h))
     assert torch.allclose(block(x, {}).value, expected, atol=1e-9)
 
 
@@ -463,8 +482,8 @@ def test_the_block_does_not_see_order_until_positions_are_added():
 def test_the_picture_may_be_the_blocks_own_stream():
     block = TransformerBlock(MergedAttention(8, ["image", "text"], 2), 8).double()
     text, image = (Tokens.all_visible(normal(s, 2, 3, 8)) for s in (0, 1))
-    out = block(image, {"text": text}, own="image").value
-    other = block(image, {"text": Tokens.all_visible(text.value + 1)}, own="image").value
+    out = block(image, {"text": text}).value
+    other = block(image, {"text": Tokens.all_visible(text.value + 1)}).value
     assert out.shape == (2, 3, 8) and not close(out, other)
 
 
@@ -488,18 +507,27 @@ def test_the_block_keeps_the_dtype(dtype, norm_first):
 # --- docstrings ---------------------------------------------------------------------------------
 
 
+@functools.wraps(KeyValueCache.append)
+def append(k: Tensor, v: Tensor, mask: Tensor, block: Tensor) -> tuple:
+    """Five tokens more in a cache of four; L_k is nine (tests/shapes.py)."""
+    cache = KeyValueCache()
+    cache.append(k[:, :, :4], v[:, :, :4], mask[:, :4])
+    return cache.append(k, v, mask, block)
+
+
 def test_the_shapes_in_the_docstrings_are_true():
     block = TransformerBlock(MergedAttention(8, ["text"], 2), 8)
     module = MultiHeadAttention(8, 2)
     checked = {
         attention: [{}, {"mask": None}],
         attention_weights: [{}, {"mask": None}],
-        attention_mask: [{}, {"block": None}],
+        attention_mask: [{}, {"block": None}, {"queries": None}],
         split_heads: [{"H": 2}],
         join_heads: [{}],
         repeat_rows: [{"B": 6}],
         module.forward: [{}, {"mask": None}],
         module.weights: [{}],
+        append: [{}],
         block.forward: [{"streams": {}}, {"streams": {}, "queries": 3}],
         block.mixed: [{"streams": {}}, {"streams": {}, "queries": 3}],
     }
