@@ -250,7 +250,7 @@ def test_a_step_divides_by_the_labels_of_the_batch():
 def test_a_batch_without_labels_changes_nothing_by_them():
     task = Toy(dropout=0.0)
     given = task.batch(0)
-    task.batch = lambda step: given | {"target": torch.full_like(given["target"], -1)}
+    task.batch = lambda step: given | {"target": torch.full_like(given["target"], -100)}
     losses, gradient = one_step(task, HOW)
     assert losses["answer"] == 0 and math.isfinite(norm(gradient))
 

@@ -45,7 +45,7 @@ def train(
     for number, (text_input, image_input, target) in enumerate(dataloader):
         optimizer.zero_grad()
         output = model(text_input, image_input)
-        ignore = getattr(criterion, "ignore_index", -1)
+        ignore = getattr(criterion, "ignore_index", -100)
         check_labels(target, output.shape[-1], ignore, f"batch {number}")
         loss = criterion(output, target)
         require_finite(loss, f"batch {number}")
