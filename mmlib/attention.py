@@ -151,7 +151,9 @@ class KeyValueCache:
 
     Begins empty. A layer that is given one appends the keys of its call and attends to all of them,
     so each token is projected once. One a layer and a batch; take another for another prompt.
-    Gradients pass through it while they are recorded: decode under `torch.no_grad()`.
+    A prompt may come in several calls where it is causal; a prefix whose tokens all see each other
+    comes in one, for a call sees nothing of the next. Gradients pass through it while they are
+    recorded: decode under `torch.no_grad()`.
 
     Source: Shazeer (2019), sec. 2.3, incremental attention.
     """
