@@ -15,7 +15,7 @@ from mmlib.training.seeds import derive_seed
 from mmlib.training.task import Task
 
 CONFIG = TrainingConfig(steps=12, lr=0.05, warmup_steps=3, accumulate=2, evaluate_every=4)
-IGNORED = -1  # no label
+IGNORED = -100  # no label
 EXECUTION = Execution(workers=0, checkpoint_every=5, device="cpu")
 
 

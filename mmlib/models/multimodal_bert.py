@@ -184,8 +184,8 @@ class MultimodalBert(nn.Module):
         trace = self.trace(text_input, image_input)
         asked = (trace.text, *trace.layers[:-1])
         for block, text in zip(self.fusion, asked, strict=True):
-            mix = getattr(block, "mix", None)
-            if not isinstance(block, TransformerBlock) or not isinstance(mix, MergedAttention):
+            mixer = getattr(block, "mixer", None)
+            if not isinstance(block, TransformerBlock) or not isinstance(mixer, MergedAttention):
                 raise expected("merged attention", "another fusion", "choose fusion='merged'")
-            looking.append(mix.weights(*block.mixed(text, {"image": trace.image})))
+            looking.append(mixer.weights(*block.mixed(text, {"image": trace.image})))
         return looking
