@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mmlib.attention import repeat_rows
 from mmlib.data.table import Row, picture_array
-from mmlib.encoders import Encoder, GridEncoder, TextEncoder
+from mmlib.encoders import Encoder, GridEncoder, TextEncoder, scale_pixels
 from mmlib.files import write_whole
 from mmlib.models import MultimodalBert
 from mmlib.tokens import Tokens
@@ -84,10 +84,11 @@ class FromFeatures(nn.Module):
     def forward(self, text_index: Tensor, image_index: Tensor) -> Tensor:
         """text_index [B], image_index [B], ABSENT for what is missing → logits [B, C]."""
         text, image = self.features.tokens(text_index, image_index)
-        text_encoder, image_encoder = (
-            cast(Encoder, e) for e in (self.model.text, self.model.image)
-        )
-        return self.model.fuse(text_encoder.project(text), image_encoder.project(image)).logits
+        given = {"text": text, "image": image}
+        encoders = {name: cast(Encoder, self.model.encoders[name]) for name in given}
+        return self.model.fuse(
+            {name: encoders[name].project(x) for name, x in given.items()}
+        ).logits
 
 
 def fingerprint(backbone: nn.Module) -> str:
@@ -135,18 +136,18 @@ def extract(
 def _picture_features(encoder: GridEncoder, pictures: dict[str, Path], folder: Path) -> Tensor:
     """[1 + U, L_i, width]; the first is zero: no cell of it is ever visible."""
     name = fingerprint(encoder.backbone)
-    cells, width = cast(Tensor, encoder.places).shape[0], encoder.to_d.in_features
+    cells, width = cast(Tensor, encoder.places).shape[0], encoder.proj.in_features
     parts = [torch.zeros(1, cells, width, dtype=torch.float16)]
     for shard in _shards(list(pictures), "pictures"):
 
         @torch.inference_mode()
         def compute(shard: list[str] = shard) -> dict[str, Tensor]:
-            arrays = [picture_array(pictures[digest], encoder.size) for digest in shard]
+            arrays = [picture_array(pictures[digest], encoder.image_size) for digest in shard]
             batch = torch.stack([torch.from_numpy(array) for array in arrays])
-            batch = (batch.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+            batch = scale_pixels(batch).contiguous(memory_format=torch.channels_last)
             return {"value": encoder.features(batch).value.half()}
 
-        key = ["picture", name, str(encoder.size), *shard]
+        key = ["picture", name, str(encoder.image_size), *shard]
         parts.append(remembered(folder, key, compute)["value"])
     return torch.cat(parts)
 

@@ -70,9 +70,9 @@ class SceneTask(Task):
         """
         torch.manual_seed(derive_seed(recipe.seed))
         config = preset(
-            recipe.preset, len(ANSWERS), len(WORDS), positions=LENGTH, fusion=recipe.fusion,
-            coordinates=recipe.coordinates, axes=recipe.axes, text_layers=recipe.text_layers,
-            dropout=recipe.dropout,
+            recipe.preset, len(ANSWERS), len(WORDS), max_position_embeddings=LENGTH,
+            fusion=recipe.fusion, coordinates=recipe.coordinates, axes=recipe.axes,
+            text_layers=recipe.text_layers, dropout=recipe.dropout,
         )  # fmt: skip
         if config.image_size != 64:
             raise expected(
