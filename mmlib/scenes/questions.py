@@ -372,27 +372,29 @@ def sample_questions(
     cannot carry (relation, reference) is asked the more of scenes of many.
 
     reference says how a reference is asked. "nearest": "what color is the nearest object left of
-    the red circle", of five things and six (of four, where there are no more). "outermost", as the
-    world was first made: "what color is the object left of the red circle", of two things and
-    more, where exactly one thing lies on that side; that thing is the outermost of the picture, so
-    the name need not be read. The records made before 2026-11-27 used it.
+    the red circle", of four things and more. Few scenes carry such a question, and in those few
+    things are alike; so references come several to a picture, and half of the pictures that could
+    be asked for one are not: what else is asked of large scenes stays nearly as it is.
+    "outermost", as the world was first made: "what color is the object left of the red circle", of
+    two things and more, where exactly one thing lies on that side; that thing is the outermost of
+    the picture, so the name need not be read.
 
     Raises UserError for unknown kinds, combinations or reference, and where scenes of this size
     cannot carry the kinds.
     """
     low, high = check_objects(objects)
     weights = tuple((kinds or dict.fromkeys(KINDS, 1.0)).items())
-    nearest = check_reference(reference) == "nearest"
-    # of four things, one scene in seven has a square; of five and six, one in four
-    need = max(4, min(5, high)) if nearest else 2
+    check_reference(reference)
     count = low + int(rng.random() * (high - low + 1))
-    names, edges = _kind_table(weights, (low, high), count, need)
-    if not names:  # only kinds that so few things cannot carry: take more
-        least = min(_least(kind, need) for kind, weight in weights if weight > 0)
+    often, referring, other = _kind_tables(weights, (low, high), count, reference)
+    if not referring[0] and not other[0]:  # only kinds that need more things: take more
+        least = min(_least(kind, reference) for kind, weight in weights if weight > 0)
         count = least + int(rng.random() * (high - least + 1))
-        names, edges = _kind_table(weights, (low, high), count, need)
+        often, referring, other = _kind_tables(weights, (low, high), count, reference)
+    refers = often > 0 and rng.random() < often
+    names, edges = referring if refers else other
     drawn = [names[_draw(rng, edges)] for _ in range(questions)]
-    refers = nearest and "reference" in drawn
+    refers = refers and "reference" in drawn
     for _ in range(1000):
         scene = sample_scene(rng, (count, count), combinations, 4 if refers else 0)
         view = View(scene, combinations, reference)
@@ -413,19 +415,48 @@ def sample_questions(
     )
 
 
-def _least(kind: str, reference: int) -> int:
-    """The least number of things that a kind is asked of; `reference` is that of reference."""
-    return reference if kind == "reference" else 2 if kind == "relation" else 1
+def _least(kind: str, reference: str) -> int:
+    """The least number of things that a kind is asked of."""
+    if kind == "reference":
+        return 4 if reference == "nearest" else 2
+    return 2 if kind == "relation" else 1
+
+
+# Kinds, and the running sums of their weights.
+Table = tuple[tuple[str, ...], tuple[float, ...]]
 
 
 @lru_cache(maxsize=256)
-def _kind_table(
-    weights: tuple[tuple[str, float], ...], objects: tuple[int, int], count: int, reference: int
-) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """The kinds for a scene of `count` things, and the running sums of their weights.
+def _kind_tables(
+    weights: tuple[tuple[str, float], ...], objects: tuple[int, int], count: int, reference: str
+) -> tuple[float, Table, Table]:
+    """How many pictures of `count` things ask for the nearest, and the kinds in them and in others.
+
+    Half do, or more where the share of reference in all questions leaves no room for others.
+    """
+    shares = _shares(weights, objects, count, reference)
+    share = shares.get("reference", 0.0)
+    if reference == "outermost" or not share:
+        return 0.0, _table(shares), _table(shares)
+    often = max(0.5, share)
+    rest = {kind: value for kind, value in shares.items() if kind != "reference"}
+    scale = (1 - share / often) / (1 - share) if share < 1 else 0.0
+    referring = {k: share / often if k == "reference" else v * scale for k, v in shares.items()}
+    return often, _table(referring), _table(rest)
+
+
+def _table(shares: Mapping[str, float]) -> Table:
+    # what rounding leaves of a share is none
+    table = {kind: share for kind, share in shares.items() if share > 1e-12}
+    return tuple(table), tuple(accumulate(table.values()))
+
+
+def _shares(
+    weights: tuple[tuple[str, float], ...], objects: tuple[int, int], count: int, reference: str
+) -> dict[str, float]:
+    """The share of each kind in the questions about a scene of `count` things.
 
     Over all numbers of things in the range, each equally often, the shares are the weights given.
-    reference: the least number of things that a reference is asked of.
     """
     unknown = [kind for kind, _ in weights if kind not in KINDS]
     if unknown:
@@ -435,27 +466,26 @@ def _kind_table(
         raise expected("weights of at least 0, not all 0", dict(weights), "mend the weights")
     groups: dict[int, dict[str, float]] = {}
     for kind, weight in weights:
-        groups.setdefault(_least(kind, reference), {})[kind] = weight
+        if weight:
+            groups.setdefault(_least(kind, reference), {})[kind] = weight
     room = dict.fromkeys(range(objects[0], objects[1] + 1), 1.0)
     shares: dict[str, float] = {}
     # The kinds that need most things choose first; each then takes as evenly as the room allows.
-    for least in sorted(groups, reverse=True):
-        of_group = sum(groups[least].values())
-        if not of_group:
-            continue
+    for least, group in sorted(groups.items(), reverse=True):
         able = [number for number in room if number >= least]
         if not able:
-            kinds = " and ".join(groups[least])
-            raise expected(f"{least} objects for {kinds}", objects, "allow more objects")
+            raise expected(
+                f"{least} objects for {' and '.join(group)}", objects, "allow more objects"
+            )
+        of_group = sum(group.values())
         level = _level([room[number] for number in able], of_group / total * len(room))
         for number in able:
             taken = min(room[number], level)
             room[number] -= taken
             if number == count:
-                shares |= {k: w / of_group * taken for k, w in groups[least].items()}
+                shares |= {kind: weight / of_group * taken for kind, weight in group.items()}
     # in the order of the weights given, on which the draws depend
-    table = {kind: shares[kind] for kind, _ in weights if shares.get(kind, 0.0) > 1e-12}
-    return tuple(table), tuple(accumulate(table.values()))
+    return {kind: shares[kind] for kind, _ in weights if kind in shares}
 
 
 def _level(room: Sequence[float], amount: float) -> float:
