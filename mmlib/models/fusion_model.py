@@ -119,7 +119,7 @@ class FusionModel(nn.Module):
         for number, block in enumerate(self.fusion):
             # the head reads only the first token, so the last layer computes no other
             queries = 1 if number == len(self.fusion) - 1 else None
-            states = block(states, others, own=asking, queries=queries)
+            states = block(states, others, queries=queries)
             hidden_states.append(states)
         return FusionOutput(self.head(states.value[:, 0]), tuple(hidden_states), entering)
 
@@ -139,7 +139,7 @@ class FusionModel(nn.Module):
             mixer = getattr(block, "mixer", None)
             if not isinstance(block, TransformerBlock) or not isinstance(mixer, MergedAttention):
                 raise expected("merged attention", "another fusion", "choose fusion='merged'")
-            looking.append(mixer.weights(*block.mixed(states, others, own=asking)))
+            looking.append(mixer.weights(*block.mixed(states, others)))
         return looking
 
     def _check_names(self, given: Mapping[str, Any], what: str) -> None:

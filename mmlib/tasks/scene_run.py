@@ -12,6 +12,7 @@ from PIL import Image
 from mmlib.data.scenes import ANSWERS, PIXELS
 from mmlib.data.scenes.batches import encode_questions
 from mmlib.data.scenes.stream import SceneBatches, held_out_questions
+from mmlib.encoders import scale_pixels
 from mmlib.errors import expected
 from mmlib.generation import predict
 from mmlib.tasks.scene_recipe import SceneRecipe
@@ -90,5 +91,5 @@ def answer_about(task: SceneTask, picture: Path, text: str) -> str:
             f"a picture of {PIXELS} × {PIXELS} pixels", f"{pixels.shape[1]} × {pixels.shape[0]}",
             "resize it, or draw a scene with mmlib.data.scenes.render",
         )  # fmt: skip
-    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+    image = scale_pixels(torch.from_numpy(pixels.copy())[None], channels_last=True)
     return ANSWERS[int(predict(task.model, encode_questions([text]), image))]

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from mmlib.data.scenes.batches import LENGTH
 from mmlib.data.scenes.world import ANSWERS, COLORS, SHAPES, SIZES, WORDS
+from mmlib.encoders import scale_pixels
 from mmlib.errors import expected
 from mmlib.losses import cross_entropy, label_weight
-from mmlib.models import MultimodalBert, Trace, preset
+from mmlib.models import FusionOutput, MultimodalBert, preset
 from mmlib.tasks.scene_recipe import SceneRecipe
 from mmlib.training.seeds import derive_seed
 from mmlib.training.task import Task
@@ -93,17 +94,18 @@ class SceneTask(Task):
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """The parts of the loss of a batch of `collate`, each with its weight in the sum."""
-        trace = ask_model(self.model, batch)
-        parts = {"answer": cross_entropy(trace.logits, batch["target"])}
+        outputs = ask_model(self.model, batch)
+        image = outputs.tokens["image"].value
+        parts = {"answer": cross_entropy(outputs.logits, batch["target"])}
         if self.dense:
-            logits = self.supervision.cells(trace.image.value).flatten(0, 1).split(CELL_CLASSES, -1)
+            logits = self.supervision.cells(image).flatten(0, 1).split(CELL_CLASSES, -1)
             for (name, target, weight), out in zip(
                 _cell_parts(batch["cells"]), logits, strict=True
             ):
                 parts[name] = _weighted(self.dense, cross_entropy(out, target, weight))
         if self.grounding:
-            words = trace.layers[self.grounding_layer].value
-            scores = self.supervision.point(words, trace.image.value).flatten(0, 1)
+            words = outputs.hidden_states[self.grounding_layer].value
+            scores = self.supervision.point(words, image).flatten(0, 1)
             parts["grounding"] = _weighted(
                 self.grounding, cross_entropy(scores, batch["phrases"].flatten())
             )
@@ -125,8 +127,8 @@ def _weighted(by: float, part: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     return by * part[0], part[1]
 
 
-def ask_model(model: MultimodalBert, batch: Mapping[str, Tensor]) -> Trace:
+def ask_model(model: MultimodalBert, batch: Mapping[str, Tensor]) -> FusionOutput:
     """Run the model on a batch of `collate`; pictures come as bytes [P, 64, 64, 3]."""
-    pictures = batch["pictures"].permute(0, 3, 1, 2).float() / 127.5 - 1
+    pictures = scale_pixels(batch["pictures"], channels_last=True)
     text = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-    return model.trace(text, pictures, batch["image_mask"])
+    return model.outputs(text, pictures, batch["image_mask"])
