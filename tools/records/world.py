@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from mmlib.scene_task import STREAMS
-from mmlib.scenes import RELATIONS, Question, Scene, Thing, sample_questions, sample_scene
-from mmlib.scenes.priors import best_guess, best_unread
-from mmlib.scenes.questions import View
+from mmlib.data.scenes import RELATIONS, Question, Scene, Thing, sample_questions, sample_scene
+from mmlib.data.scenes.priors import best_guess, best_unread
+from mmlib.data.scenes.questions import View
+from mmlib.data.scenes.stream import STREAMS
 
 PICTURES = 10_000
 DRAWS = 128  # of each kind asked about a picture, to find the best rules
