@@ -243,9 +243,9 @@ def test_relations_are_clear_and_references_have_one_reading(by_kind):
         axis, sign = RELATIONS[relation_in(question.text)]
         named = scene_thing(scene, question.phrases[0][1])
         beside = sorted(
-            (np.hypot(t.x - named.x, t.y - named.y), sign * (getattr(named, axis) - getattr(t, axis)))
+            (np.hypot(t.x - named.x, t.y - named.y), away)
             for t in scene.things
-            if sign * (getattr(named, axis) - getattr(t, axis)) > 0
+            if (away := sign * (getattr(named, axis) - getattr(t, axis))) > 0
         )
         assert beside[0][1] >= 4  # the nearest thing to that side is clearly there
         assert len(beside) == 1 or beside[1][0] - beside[0][0] >= 4  # and clearly the nearest

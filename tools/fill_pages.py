@@ -216,8 +216,8 @@ def world_tables(record: dict) -> str:
     )  # fmt: skip
     prose = (
         f"{record['pictures']} pictures, and no model. A best rule knows the scene, how questions "
-        "are drawn, and every word but those left unread; it is made from one half of freshly drawn "
-        "questions and scored on the other. *Nearest* is the world as it is, *outermost* the "
+        "are drawn, and every word but those left unread; it is made from one half of freshly "
+        "drawn questions and scored on the other. *Nearest* is the world as it is, *outermost* the "
         "reference as first made, whose name could be left unread. A grid is so many names and "
         "sides whose answers differ along each row and column: a question drawn from two by two is "
         "right half of the time without its name, and larger grids, which would lower that, are "

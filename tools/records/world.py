@@ -1,4 +1,4 @@
-"""What can be answered in the generated world with an input left unread, before anything is trained.
+"""What can be answered in the generated world with an input left unread, before any training.
 
 A question that is to need the picture and each of its words should be hard to guess without any of
 them. Here the best rules that leave one input unread are found by asking anew (`best_unread`), for
@@ -172,7 +172,7 @@ UNITS: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 
 def summarize(units: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """By kind what is left unread and the best rule's accuracy; for reference both ways of asking."""
+    """By kind and input left unread, the best rule's accuracy; for reference in both worlds."""
     new, old = units["nearest"], units["outermost"]
     return {
         "title": "The generated world with an input left unread",
