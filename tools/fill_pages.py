@@ -215,7 +215,8 @@ def world_tables(record: dict) -> str:
          ["scene", *grids], supply),
     )  # fmt: skip
     prose = (
-        f"{record['pictures']} pictures, and no model. A best rule knows the scene, how questions "
+        f"{record['pictures']} pictures, and no model. A best rule (on the first "
+        f"{record['pictures_asked_anew']} of them) knows the scene, how questions "
         "are drawn, and every word but those left unread; it is made from one half of freshly "
         "drawn questions and scored on the other. *Nearest* is the world as it is, *outermost* the "
         "reference as first made, whose name could be left unread. A grid is so many names and "
