@@ -320,7 +320,7 @@ def test_yes_and_no_are_equally_frequent(by_kind, kind):
 
 
 def test_a_no_is_a_near_miss(by_kind):
-    """Whether colour and shape are present does not tell yes from no where both can be."""
+    """Whether color and shape are present does not tell yes from no where both can be."""
     near = together = 0
     for scene, question in by_kind["existence"]:
         color, shape = question.text.split()[-2:]
@@ -333,7 +333,7 @@ def test_a_no_is_a_near_miss(by_kind):
 
 
 def test_presence_does_not_decide_a_comparison(by_kind):
-    """Where both colours are there, yes and no are near to equally frequent; a no may be a tie."""
+    """Where both colors are there, yes and no are near to equally frequent; a no may be a tie."""
     both, ties, absent = [], 0, 0
     for scene, question in by_kind["comparison"]:
         words = question.text.split()
@@ -414,7 +414,7 @@ def test_text_and_objects_alone_give_little_away(pictures):
 
 
 def test_best_guess_finds_what_text_gives_away():
-    """Text decides colours of circles, and leaves three to one for those of stars."""
+    """Text decides colors of circles, and leaves three to one for those of stars."""
     scene = Scene((thing("red", "circle", 20, 20),), 240)
 
     def asked(shape, color):
@@ -439,7 +439,7 @@ def test_best_guess_does_not_learn_what_it_is_tested_on():
 
 
 def test_best_guess_knows_the_objects_but_not_the_question():
-    """One red circle: colour and shape are known if the kind is, not where both are asked."""
+    """One red circle: color and shape are known if the kind is, not where both are asked."""
     scene = Scene((thing("red", "circle", 20, 20),), 240)
     rng = np.random.default_rng(0)
     kinds = ["shape", "color", "color", "color"]

@@ -1,10 +1,10 @@
 """What can be answered in the generated world with an input left unread, before any training.
 
 A question that is to need the picture and each of its words should be hard to guess without any of
-them. Here the best rules that leave one input unread are found by asking anew (`best_unread`), about the
-first 2,000 of 10,000 pictures as the training draws them; beside them, on all, simple rules for reference that pick a thing
-without reading the name, or without reading the side. "nearest" is the world as it is,
-"outermost" the references as first made.
+them. Here the best rules that leave one input unread are found by asking anew (`best_unread`),
+about the first 2,000 of 10,000 pictures as the training draws them; beside them, on all, simple
+rules for reference that pick a thing without reading the name, or without reading the side.
+"nearest" is the world as it is, "outermost" the references as first made.
 
 What it should show (written before it was run on 10,000 pictures; 400 had been looked at): a rule
 that ignores the name of a reference, or its side, is right half of the time and no more, by
