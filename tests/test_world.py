@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmlib.scenes import INPUTS, KINDS
+from mmlib.data.scenes import INPUTS, KINDS
 from tools.record import load
 
 ROOT = Path(__file__).resolve().parents[1]
