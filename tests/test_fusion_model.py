@@ -7,6 +7,7 @@ import pytest
 import torch
 from strategies import HOSTILE, error_line, normal
 from torch import Tensor, nn
+from transformers import masking_utils
 
 from mmlib.encoders import Encoder, GridEncoder, TextEncoder, resnet_for_small_pictures, small_bert
 from mmlib.errors import UserError
@@ -286,39 +287,38 @@ def test_the_documents_order_and_the_names_are_the_same_call():
     error_line(error, "by name", "two mappings")
 
 
-def without_questions(encoder: TextEncoder) -> None:
-    """The other implementation asks whether there is padding at all; the meta device cannot say."""
-    encoder.backbone.set_attn_implementation("eager")
+@pytest.fixture
+def meta(monkeypatch):
+    """BERT's library asks whether there is padding at all, which the meta device cannot say."""
+    monkeypatch.setattr(masking_utils, "_ignore_bidirectional_mask_sdpa", lambda *_: False)
+    return torch.device("meta")
 
 
 @pytest.mark.parametrize(
     "name, fusion",
     [*(("tiny", fusion) for fusion in FUSIONS), ("small", "merged"), ("base", "merged")],
 )
-def test_nothing_stays_behind_when_a_model_goes_to_another_device(name, fusion):
+def test_nothing_stays_behind_when_a_model_goes_to_another_device(meta, name, fusion):
     """The meta device stands for any: a tensor left on the CPU, or made there, raises."""
     changes = {"fusion": fusion, "text_layers": 1}  # base whole has 143 million parameters
-    model = MultimodalBert.from_config(preset(name, C, VOCABULARY, **changes)).to("meta")
-    without_questions(model.encoders["text"])
+    model = MultimodalBert.from_config(preset(name, C, VOCABULARY, **changes)).to(meta)
     size = model.encoders["image"].image_size
-    ids = torch.ones(B, L_t, dtype=torch.long, device="meta")
+    ids = torch.ones(B, L_t, dtype=torch.long, device=meta)
     logits = model(
         {"input_ids": ids, "attention_mask": torch.ones_like(ids, dtype=torch.bool)},
-        torch.zeros(2, 3, size, size, device="meta"),
+        torch.zeros(2, 3, size, size, device=meta),
     )
     assert logits.device.type == "meta" and logits.shape == (B, C)
 
 
 @pytest.mark.parametrize("kind", ["text", "image", "image in bytes", "sensors"])
-def test_an_encoders_tokens_and_mask_are_on_the_device_of_its_inputs(kind):
-    encoder = build().encoders[kind.split()[0]].to("meta")
-    if kind == "text":
-        without_questions(encoder)
+def test_an_encoders_tokens_and_mask_are_on_the_device_of_its_inputs(meta, kind):
+    encoder = build().encoders[kind.split()[0]].to(meta)
     inputs = given()[kind.split()[0]]
     inputs = (
-        {n: x.to("meta") for n, x in inputs.items()}
+        {n: x.to(meta) for n, x in inputs.items()}
         if isinstance(inputs, Mapping)
-        else inputs.to("meta", torch.uint8 if "bytes" in kind else torch.float32)
+        else inputs.to(meta, torch.uint8 if "bytes" in kind else torch.float32)
     )
     tokens = encoder(inputs)
     assert tokens.value.device.type == tokens.mask.device.type == "meta"
