@@ -411,7 +411,9 @@ class Resampler(Fusion):
     def resample(self, streams: Streams, B: int) -> Tokens:
         """All streams reduced to n tokens, [B, n, d]."""
         z = self.z.expand(B, -1, -1)
-        return Tokens.all_visible(z + self.collect(z, self.concatenate(streams, self.modalities, B)))
+        return Tokens.all_visible(
+            z + self.collect(z, self.concatenate(streams, self.modalities, B))
+        )
 
     def forward(self, query: Tokens, streams: Streams) -> Tensor:
         """query [B, L_q, d] → [B, L_q, d]."""

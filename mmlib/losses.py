@@ -70,9 +70,7 @@ def label_weight(
     return torch.where(labelled, weight[target.clamp(0, len(weight) - 1)], 0).sum()
 
 
-def check_labels(
-    target: Tensor, classes: int, ignore_index: int = IGNORE, where: str = ""
-) -> None:
+def check_labels(target: Tensor, classes: int, ignore_index: int = IGNORE, where: str = "") -> None:
     """Raises UserError where target [N] holds neither a class, 0 to C − 1, nor `ignore_index`.
 
     where, as in "batch 3", is named in the message. It waits for the tensor, once: free on a CPU.
@@ -127,7 +125,9 @@ def masked_lm(
     """
     if states.shape[:-1] != target.shape:
         raise expected(
-            f"a target [B, L] of {list(states.shape[:-1])}", list(target.shape), "label each position"
+            f"a target [B, L] of {list(states.shape[:-1])}",
+            list(target.shape),
+            "label each position",
         )
     labelled = (target != ignore_index).nonzero(as_tuple=True)
     return cross_entropy(head(states[labelled]), target[labelled], ignore_index=ignore_index)

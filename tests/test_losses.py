@@ -208,9 +208,7 @@ def test_head_at_labelled_positions_is_the_full_head(seed):
     for full in (False, True):
         s, w = (x.clone().requires_grad_() for x in (states, weight))
         if full:
-            loss = F.cross_entropy(
-                (s @ w.T).flatten(0, 1), target.flatten(), reduction="sum"
-            )
+            loss = F.cross_entropy((s @ w.T).flatten(0, 1), target.flatten(), reduction="sum")
         else:
             loss = masked_lm(s, lambda h, w=w: h @ w.T, target)[0]
         loss.backward()
@@ -381,10 +379,9 @@ def test_similarity_is_the_scaled_cosine():
     assert similarity(100 * a, b, torch.tensor(0.0)).abs().max() <= 1
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_autocast_does_not_take_pairs_to_half_precision(dtype):
+def test_autocast_does_not_take_pairs_to_half_precision():
     """At scale 100 bfloat16 is off by a third, and so is the exponent."""
-    a, b = (normal(seed, 16, 64).to(dtype).requires_grad_() for seed in (0, 1))
+    a, b = (normal(seed, 16, 64, dtype=torch.float32).requires_grad_() for seed in (0, 1))
     scale, bias = torch.tensor(MOST_LOG_SCALE), torch.tensor(-1.0)
     plain, expected = similarity(a, b, scale), siglip(a, b, scale, bias)[0]
     clean = torch.autograd.grad(expected, (a, b))
@@ -396,7 +393,7 @@ def test_autocast_does_not_take_pairs_to_half_precision(dtype):
             total = siglip(a, b, scale, bias, chunk=chunk)[0]
             assert total.item() == pytest.approx(expected.item(), rel=1e-6)
     for ours, right in zip(torch.autograd.grad(total, (a, b)), clean, strict=True):
-        torch.testing.assert_close(ours, right, rtol=1e-2 if dtype == torch.bfloat16 else 1e-4, atol=1e-5)
+        torch.testing.assert_close(ours, right, rtol=1e-4, atol=1e-5)
 
 
 def test_the_losses_that_need_the_whole_batch_are_those_whose_pieces_give_another_loss():
