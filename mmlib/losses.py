@@ -122,7 +122,8 @@ def masked_lm(
     [N, V]. Value and gradient are those of the head at all B·L positions; its cost is that of the
     labels.
 
-    Raises UserError where states and target differ in [B, L]. Source: Devlin et al. (2019), sec. 3.1.
+    Raises UserError where states and target differ in [B, L].
+    Source: Devlin et al. (2019), sec. 3.1.
     """
     if states.shape[:-1] != target.shape:
         raise expected(
