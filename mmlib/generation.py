@@ -1,30 +1,14 @@
-"""Generation: chapter 08. For now the document's `predict`, and the mode in which one predicts."""
+"""Generation: chapter 08. For now the document's `predict`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in evaluation mode and without gradients; afterwards as it came.
-
-    Every module gets back its own mode: a BatchNorm that stood still in a model that trains does
-    so again, and after an error too.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield model
-    finally:
-        for module, training in modes:
-            module.training = training
+from mmlib.evaluation.inference import evaluating
 
 
 def predict(model: nn.Module, *inputs: Any) -> Tensor:

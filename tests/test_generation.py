@@ -5,7 +5,8 @@ import torch
 from strategies import normal
 from torch import nn
 
-from mmlib.generation import evaluating, predict
+from mmlib.evaluation.inference import evaluating
+from mmlib.generation import predict
 from mmlib.models import MultimodalBert, preset
 
 C, B, P = 5, 6, 3

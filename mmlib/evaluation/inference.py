@@ -13,13 +13,14 @@ from torch import nn
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Within the block `module` is in evaluation mode and no gradient is kept.
 
-    Afterwards each part is in the mode in which it came: `train()` at the end would wake dropout
-    and BatchNorm in a part that its owner had put to rest.
+    Afterwards, and after an error too, each part is in the mode in which it came: `train()` would
+    wake dropout and BatchNorm in a part that its owner had put to rest. What is computed may serve
+    as a target of training, which inference mode would forbid.
     """
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             yield
     finally:
         for part, training in modes.items():

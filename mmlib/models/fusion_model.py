@@ -105,14 +105,14 @@ class FusionModel(nn.Module):
         self._check_names(tokens, "tokens")
         # zeros where nothing may be attended: what stands in the padding touches no gradient
         entering = {
-            name: Tokens(tokens[name].visible() + vector, tokens[name].mask)
+            name: tokens[name].with_value(tokens[name].visible() + vector)
             for name, vector in zip(self.modalities, self.modality.weight, strict=True)
         }
         asking = self.modalities[0]
         states = entering[asking]
         if self.pooled:
-            first = Tokens(states.value[:, :1], states.mask[:, :1])
-            h = Tokens(self.fusion[0](first, entering), first.mask)
+            first = states.first(1)
+            h = first.with_value(self.fusion[0](first, entering))
             return FusionOutput(self.head(h.value[:, 0]), (h,), entering)
         others = {name: x for name, x in entering.items() if name != asking}
         hidden_states: list[Tokens] = []
