@@ -69,7 +69,7 @@ def run_once(task: SceneTask, batch: Mapping[str, Tensor], bf16: bool) -> Pass:
     gradients = [p.grad for p in task.parameters() if p.grad is not None]
     gradient = torch.cat([g.detach().float().cpu().flatten() for g in gradients])
     task.zero_grad()
-    return Pass(logits[0].float().cpu(), float(loss), gradient)
+    return Pass(logits[0].float().cpu(), loss.item(), gradient)
 
 
 def compare(name: str, found: Pass, reference: Pass) -> dict[str, Any]:

@@ -3,10 +3,12 @@
     python -m tools.record base_gpu minutes=7  # the same from a checkout, nothing installed
     python -m tools.records.base_gpu FOLDER    # the rehearsal: tiny, on a CPU, record in FOLDER
 
-Four parts, and the record is written after each and at each evaluation, `complete` only at the end:
-*checks* (the GPU computes what the CPU does, compiled what eager does), *speed* (steps a second, of
-which the number of steps that fits the minutes is derived), *training* by a schedule of that number,
-and the *report*. A run that was cut off goes on with the number it had; a check that fails stops it.
+Four parts, and the record is written after each and at each evaluation, `complete` only at the
+end: *checks* (the GPU computes what the CPU does, compiled what eager does), *speed* (steps a
+second, of which the number of steps that fits the minutes is derived), *training* by a schedule of
+that number, and the *report*. A check that fails stops the run; one that was cut off goes on with
+the number it had. It needs torch, torchvision, transformers, accelerate, safetensors, numpy, scipy,
+pillow, tqdm and filelock. Where it may be stopped from outside, `timeout -s INT 560 …` lets it save.
 
 `base` is the document's model at its own sizes: BERT-base, ResNet-50, width 768, 8 heads, one layer
 of fusion. ResNet-50 divides a picture's sides by 32, so the world's 64 pixels are enlarged to 256:
@@ -69,7 +71,6 @@ from tools.record import ROOT, device, versions
 RESULT = ROOT / "book" / "results" / "base_gpu.json"
 STRIDE = 32
 SIDE = CELLS * STRIDE  # pixels after enlarging: one cell of the network is one of the world's
-VALIDATION = 100  # pictures
 MARGIN = 8.0  # seconds of the budget for what nobody measured: workers that start, files
 
 
@@ -79,7 +80,8 @@ class Plan:
 
     recipe, of which training.steps is the most that is taken and the warm-up and evaluations are
     derived; workers that make batches; text and image, names of pretrained parts ("" for none);
-    backend of the compiler; report, how many pictures it asks about; settle and measured, seconds
+    backend of the compiler; validation and report, how many pictures an evaluation and the report
+    ask about; settle and measured, seconds
     of the speed part; checked, how many pictures GPU and CPU are compared on.
     """
 
@@ -88,6 +90,7 @@ class Plan:
     text: str
     image: str
     backend: str
+    validation: int
     report: int
     settle: float
     measured: float
@@ -99,8 +102,8 @@ FULL = Plan(
         preset="base", text_layers=PRESETS["base"]["text_layers"], pictures=64, grounding=0.0,
         training=TrainingConfig(steps=60_000, lr=1e-4, precision="bf16"),
     ),
-    workers=12, text="bert-base-uncased", image="resnet50", backend="inductor", report=1000,
-    settle=5.0, measured=10.0, checked=8,
+    workers=12, text="bert-base-uncased", image="resnet50", backend="inductor",
+    validation=100, report=1000, settle=5.0, measured=10.0, checked=8,
 )  # fmt: skip
 REHEARSAL = replace(
     FULL,
@@ -108,8 +111,8 @@ REHEARSAL = replace(
         FULL.recipe, preset="tiny", text_layers=1, pictures=4, questions=2,
         training=replace(FULL.recipe.training, steps=6),
     ),
-    workers=0, text="", image="", backend="aot_eager", report=10, settle=0.1, measured=0.3,
-    checked=2,
+    workers=0, text="", image="", backend="aot_eager",
+    validation=5, report=10, settle=0.1, measured=0.3, checked=2,
 )  # fmt: skip
 
 
@@ -121,7 +124,7 @@ def pretrained(load: Callable[[str], Any], name: str) -> Any:
     try:
         return load(name) if name else None
     except UserError as error:
-        print(f"without pretrained weights: {error}", flush=True)
+        tell(f"without pretrained weights: {error}")
         return None
 
 
@@ -237,7 +240,7 @@ def check(task: SceneTask, plan: Plan, on: torch.device, done: bool) -> dict[str
     found: dict[str, Any] = {}
     if not done:
         few = gpu.first_pictures(batch, plan.checked)
-        print(f"checks: one batch on the CPU and on {on}", flush=True)
+        tell(f"checks: one batch on the CPU and on {on}")
         reference = gpu.run_once(task, few, bf16=False)
         task.to(on)
         with gpu.exact():
@@ -248,7 +251,7 @@ def check(task: SceneTask, plan: Plan, on: torch.device, done: bool) -> dict[str
         found["flops"] = counter.get_total_flops()
         found["flops_by_formula"] = by_formula(task, batch)
     task.to(on)
-    print(f"checks: compiling with {plan.backend}", flush=True)
+    tell(f"checks: compiling with {plan.backend}")
     begun = time.monotonic()
     found["compile"], compiled = gpu.compile_backbones(task, batch, plan.backend)
     found["compile_seconds"] = round(time.monotonic() - begun, 1)
@@ -281,20 +284,19 @@ def failed(checks: Mapping[str, Any]) -> str:
 
 
 def measure(
-    task: SceneTask, plan: Plan, on: torch.device, execution: Execution, scratch: Path,
-    evaluate: Callable[[], Any],
-) -> dict[str, Any]:  # fmt: skip
+    task: SceneTask, plan: Plan, on: torch.device, scratch: Path, evaluate: Callable[[], Any]
+) -> dict[str, Any]:
     """Part 2. Steps a second of the training as it will be, and the seconds of what it stops for.
 
     Afterwards the task has the weights that it had.
     """
     before = {name: x.clone() for name, x in task.state_dict().items()}
-    print(f"speed: steps for {plan.settle + plan.measured:g} seconds", flush=True)
+    tell(f"speed: steps for {plan.settle + plan.measured:g} seconds")
     if on.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     found, checkpoint = gpu.speed(
-        task, batches(plan.recipe), plan.recipe.training, execution, plan.recipe.seed,
-        plan.settle, plan.measured, scratch,
+        task, batches(plan.recipe), plan.recipe.training, execution_of(plan, on),
+        plan.recipe.seed, plan.settle, plan.measured, scratch,
     )  # fmt: skip
     evaluate()  # the first call is slower
     begun = time.monotonic()
@@ -305,15 +307,15 @@ def measure(
         "steps": found.steps, "seconds": round(found.seconds, 2),
         "steps_per_second": found.steps / found.seconds,
         "data_wait_share": found.waited / found.seconds,
-        "peak_memory_bytes": torch.cuda.max_memory_allocated() if on.type == "cuda" else 0,
+        "peak_memory_bytes": peak_memory(on),
         "evaluation_seconds": evaluation, "checkpoint_seconds": checkpoint,
     }  # fmt: skip
 
 
 def report_seconds(plan: Plan, evaluation: float) -> float:
-    """How long the report will take, from what an evaluation on VALIDATION pictures takes."""
+    """How long the report will take, from what an evaluation takes."""
     asked = 5 * plan.report + max(50, plan.report // 5)
-    return evaluation * asked / VALIDATION + plan.report / 1000
+    return evaluation * asked / plan.validation + plan.report / 1000
 
 
 def with_steps(recipe: SceneRecipe, steps: int) -> SceneRecipe:
@@ -325,149 +327,184 @@ def with_steps(recipe: SceneRecipe, steps: int) -> SceneRecipe:
     return replace(recipe, training=training)
 
 
-def utilization(flops: int, steps_per_second: float, peak: float | None) -> float | None:
-    """Model FLOPs utilization: operations of the model a second over what the card could do.
+def execution_of(plan: Plan, on: torch.device) -> Execution:
+    """How it is executed there."""
+    return Execution(workers=plan.workers, device="auto" if on.type == "cuda" else "cpu")
 
-    None for a card whose peak is not in `gpu.PEAKS`. Source: Chowdhery et al. (2022), appendix B.
+
+def peak_memory(on: torch.device) -> int:
+    """The most bytes of the device that were in use; 0 for a CPU, where nobody counts."""
+    return torch.cuda.max_memory_allocated() if on.type == "cuda" else 0
+
+
+class Lease:
+    """One run in `folder`, within `minutes` from now on; its record grows in `result`.
+
+    Its parts are called in order: check, measure, train, report. One line (SystemExit) for a check
+    that fails, for minutes that leave no time to train, and after Ctrl-C.
     """
-    return None if peak is None else flops * steps_per_second / peak
 
+    def __init__(self, plan: Plan, folder: Path, result: Path, minutes: float, on: torch.device):
+        self.began, self.minutes = time.monotonic(), minutes
+        self.plan, self.on, self.run = plan, on, RunFolder(folder)
+        self.gpu = on.type == "cuda"
+        if self.gpu:
+            torch.set_float32_matmul_precision("high")
+            torch.backends.cudnn.benchmark = True
+        self.task, config, found = build(plan)
+        self.shape = {"model": asdict(config), "pixels": SIDE, "pretrained": found}
+        self.parts = Parts(folder)
+        name = device() if self.gpu else "cpu"
+        self.peak = gpu.PEAKS.get(name)
+        self.record = Record(result, {
+            "command": f"make gpu MINUTES={minutes:g}", "rehearsal": not self.gpu,
+            "complete": False, "part": "none", "date": date.today().isoformat(),
+            "versions": versions(), "device": name, "peak_flops": self.peak,
+            "minutes": minutes, "workers": plan.workers, "seeds": [plan.recipe.seed],
+            **self.shape, "parameters": sum(p.numel() for p in self.task.model.parameters()),
+        })  # fmt: skip
+        self.questions = plan.recipe.pictures * plan.recipe.questions
+        self.validation = held_out_questions(
+            "validation", plan.validation, plan.recipe.objects, plan.recipe.questions
+        )
 
-def told(share: float | None) -> str:
-    """The utilization in words."""
-    return "unknown (no peak for this card in tools/gpu.py)" if share is None else f"{share:.1%}"
+    def check(self) -> None:
+        """Part 1, and the compiler again where the run goes on."""
+        again = "checks" in self.parts.done
+        found = check(self.task, self.plan, self.on, again)
+        self.checks = {**(self.parts.done["checks"] if again else {}), **found}
+        self.record.add(part="checks", compiled=self.checks["compile"], checks=self.checks)
+        if line := failed(self.checks):
+            raise SystemExit(line)
+        self.parts.keep("checks", self.checks)
+        took = self.checks["compile_seconds"]
+        tell(f"checks: passed; compiled: {self.checks['compile']} ({took} s)")
 
+    def measure(self) -> None:
+        """Part 2, once: what it finds decides the number of steps, and with it the recipe."""
+        if "speed" not in self.parts.done:
+            speed = measure(self.task, self.plan, self.on, self.run.path / "trial", self.evaluate)
+            rate, evaluation = speed["steps_per_second"], speed["evaluation_seconds"]
+            speed["questions_per_second"] = round(rate * self.questions, 1)
+            speed["mfu"] = self.utilization(rate)
+            left = self.began + 60 * self.minutes - time.monotonic() - MARGIN
+            left -= report_seconds(self.plan, evaluation)
+            within = gpu.steps_within(left, rate, evaluation, speed["checkpoint_seconds"])
+            speed["steps_of_the_run"] = min(within, self.plan.recipe.training.steps)
+            self.record.add(part="speed", speed=speed)
+            if within < 1:
+                raise SystemExit(
+                    f"expected minutes that leave time to train, got {self.minutes:g}, all of it"
+                    " taken by checks, evaluations and report; name more"
+                )
+            self.parts.keep("speed", speed)
+        speed = self.parts.done["speed"]
+        self.recipe = with_steps(self.plan.recipe, speed["steps_of_the_run"])
+        self.record.add(part="speed", speed=speed, recipe=self.recipe.to_json())
+        tell(
+            f"speed: {speed['steps_per_second']:.1f} steps/s,"
+            f" {speed['questions_per_second']:.0f} questions/s, MFU {percent(speed['mfu'])},"
+            f" data wait {speed['data_wait_share']:.1%},"
+            f" memory {speed['peak_memory_bytes'] / 1e9:.1f} GB: {self.recipe.training.steps} steps"
+        )
 
-def train(plan: Plan, folder: Path, result: Path, minutes: float, on: torch.device):
-    """Check, measure, train and report within `minutes`, or go on with what `folder` holds.
+    def train(self) -> None:
+        """Part 3, by a schedule of exactly the steps that were derived."""
+        recipe, steps = self.recipe, self.recipe.training.steps
+        execution = replace(
+            execution_of(self.plan, self.on), checkpoint_every=math.ceil(steps / (gpu.SAVES - 2))
+        )
+        try:
+            with self.run.claimed(recipe):
+                state = fit(
+                    self.task, batches(recipe), recipe.training, self.run.path,
+                    {**recipe.to_json(), **self.shape}, seed=recipe.seed, evaluate=self.score,
+                    execution=execution,
+                )  # fmt: skip
+        except Interrupted:
+            self.record.add(**self.grown())
+            done = self.record.facts["steps_done"]
+            line = f"stopped at step {done} of {steps}; go on with the same command"
+            raise SystemExit(line) from None
+        rate = state["step"] / state["seconds"]
+        self.record.add(
+            **self.grown(), part="training", seconds=round(state["seconds"], 1),
+            questions_per_second=round(rate * self.questions, 1), mfu=self.utilization(rate),
+            peak_memory_bytes=peak_memory(self.on),
+        )  # fmt: skip
+        tell(
+            f"training: {steps} steps in {state['seconds']:.0f} s with evaluations and checkpoints,"
+            f" MFU {percent(self.record.facts['mfu'])}, best validation {state['best']:.3f}"
+        )
 
-    The record is written to `result` after each part and evaluation, and returned. One line
-    (SystemExit) for a check that fails, for minutes that leave no time, and after Ctrl-C.
-    """
-    began, rehearsal = time.monotonic(), on.type == "cpu"
-    if not rehearsal:
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.benchmark = True
-    task, config, found = build(plan)
-    parts = Parts(folder)
-    name = device() if not rehearsal else "cpu"
-    peak = gpu.PEAKS.get(name)
-    record = Record(result, {
-        "command": f"make gpu MINUTES={minutes:g}", "rehearsal": rehearsal, "complete": False,
-        "part": "none", "date": date.today().isoformat(), "versions": versions(), "device": name,
-        "peak_flops": peak, "seeds": [plan.recipe.seed], "model": asdict(config), "pixels": SIDE,
-        "pretrained": found, "parameters": sum(p.numel() for p in task.model.parameters()),
-        "workers": plan.workers, "minutes": minutes,
-    })  # fmt: skip
+    def report(self) -> dict[str, Any]:
+        """Part 4, on the best weights; returns the whole record."""
+        recipe, asked = self.recipe, self.plan.report
+        load_weights(self.run.best, self.task)
+        with torch.compiler.set_stance("force_eager"):
+            final = report(self.task.model, recipe, asked)
+        test = held_out_questions("test", asked, recipe.objects, recipe.questions)
+        data = b"".join(test[n].numpy().tobytes() for n in ("pictures", "input_ids", "target"))
+        whole = self.record.add(
+            part="report", complete=True, data_sha256=hashlib.sha256(data).hexdigest(),
+            metrics=final["by_kind"],
+            controls={name: of["overall"] for name, of in final["controls"].items()},
+            controls_by_kind=final["controls"],
+            held_out_combinations=final["held_out_combinations"],
+            minutes_taken=round((time.monotonic() - self.began) / 60, 2),
+        )  # fmt: skip
+        rows = {"test": whole["metrics"]["overall"], **whole["controls"]}
+        tell("report: " + ", ".join(f"{name} {x['mean']:.3f}" for name, x in rows.items()))
+        tell(f"report: in {whole['minutes_taken']} of {self.minutes:g} minutes: {self.record.path}")
+        return whole
 
-    again = "checks" in parts.done
-    fresh = check(task, plan, on, again)
-    checks = parts.done["checks"] | fresh if again else fresh
-    record.add(part="checks", compiled=checks["compile"], checks=checks)
-    if line := failed(checks):
-        raise SystemExit(line)
-    parts.keep("checks", checks)
-    print(f"checks: passed; compiled: {checks['compile']} ({checks['compile_seconds']} s)")
-
-    validation = held_out_questions(
-        "validation", VALIDATION if not rehearsal else plan.report, plan.recipe.objects,
-        plan.recipe.questions,
-    )  # fmt: skip
-
-    def evaluate() -> dict[str, float]:
+    def evaluate(self) -> dict[str, float]:
+        """Accuracy on the validation questions."""
         with torch.compiler.set_stance("force_eager"):  # other shapes would be compiled anew
-            return validation_score(task.model, validation, plan.recipe.modality)
+            return validation_score(self.task.model, self.validation, self.plan.recipe.modality)
 
-    execution = Execution(workers=plan.workers, device="cpu" if rehearsal else "auto")
-    asked = plan.recipe.pictures * plan.recipe.questions
-    if "speed" not in parts.done:
-        speed = measure(task, plan, on, execution, folder / "trial", evaluate)
-        rate, evaluation = speed["steps_per_second"], speed["evaluation_seconds"]
-        speed["questions_per_second"] = round(rate * asked, 1)
-        speed["mfu"] = utilization(checks["flops"], rate, peak)
-        left = began + 60 * minutes - time.monotonic() - MARGIN
-        left -= report_seconds(plan, evaluation)
-        within = gpu.steps_within(left, rate, evaluation, speed["checkpoint_seconds"])
-        if within < 1:
-            record.add(part="speed", speed=speed)
-            raise SystemExit(
-                f"expected minutes that leave time to train, got {minutes:g}, of which checks,"
-                f" evaluations and report take all; name more"
-            )
-        speed["steps_of_the_run"] = min(within, plan.recipe.training.steps)
-        parts.keep("speed", speed)
-    speed = parts.done["speed"]
-    recipe = with_steps(plan.recipe, speed["steps_of_the_run"])
-    steps = recipe.training.steps
-    record.add(part="speed", speed=speed, recipe=recipe.to_json())
-    print(
-        f"speed: {speed['steps_per_second']:.1f} steps/s,"
-        f" {speed['questions_per_second']:.0f} questions/s, MFU {told(speed['mfu'])},"
-        f" data wait {speed['data_wait_share']:.1%},"
-        f" memory {speed['peak_memory_bytes'] / 1e9:.1f} GB: {steps} steps",
-        flush=True,
-    )
+    def score(self) -> dict[str, float]:
+        """As `evaluate`, and into the record."""
+        values = self.evaluate()
+        now = self.grown()  # the log gets this step's line after its evaluation
+        at = {"step": now["steps_done"] + 1, **values}
+        self.record.add(**now | {"steps_done": at["step"], "curve": [*now["curve"], at]})
+        return values
 
-    run = RunFolder(folder)
-
-    def grown(**more: Any) -> dict[str, Any]:
-        entries = read_log(run.log)
+    def grown(self) -> dict[str, Any]:
+        """What the log says of the training so far."""
+        entries = read_log(self.run.log)
         return {
             "steps_done": len(entries),
             "first_losses": [entry["loss"] for entry in entries[:5]],
             "curve": [{"step": e["step"], **e["score"]} for e in entries if "score" in e],
-        } | more  # fmt: skip
+        }
 
-    def score() -> dict[str, float]:
-        values = evaluate()
-        # the log gets this step's line after its evaluation
-        now = grown()
-        at = {"step": now["steps_done"] + 1, **values}
-        record.add(**now | {"steps_done": at["step"], "curve": [*now["curve"], at]})
-        return values
+    def utilization(self, rate: float) -> float | None:
+        """Model FLOPs utilization: operations of the model a second over the card's peak.
 
-    execution = replace(execution, checkpoint_every=math.ceil(steps / (gpu.SAVES - 2)))
-    identity = {**recipe.to_json(), "model": asdict(config), "pretrained": found}
-    try:
-        with run.claimed(recipe):
-            state = fit(
-                task, batches(recipe), recipe.training, folder, identity, seed=recipe.seed,
-                evaluate=score, execution=execution,
-            )  # fmt: skip
-    except Interrupted:
-        record.add(**grown())
-        raise SystemExit(
-            f"stopped at step {record.facts['steps_done']} of {steps};"
-            " go on with the same command"
-        ) from None
-    rate = state["step"] / state["seconds"]
-    record.add(
-        **grown(), part="training", seconds=round(state["seconds"], 1),
-        questions_per_second=round(rate * asked, 1), mfu=utilization(checks["flops"], rate, peak),
-        peak_memory_bytes=0 if rehearsal else torch.cuda.max_memory_allocated(),
-    )  # fmt: skip
-    print(
-        f"training: {steps} steps in {state['seconds']:.0f} s with evaluations and checkpoints,"
-        f" MFU {told(record.facts['mfu'])}, best validation {state['best']:.3f}",
-        flush=True,
-    )
+        None for a card that is not in `gpu.PEAKS`. Source: Chowdhery et al. (2022), appendix B.
+        """
+        return None if self.peak is None else self.checks["flops"] * rate / self.peak
 
-    load_weights(run.best, task)
-    with torch.compiler.set_stance("force_eager"):
-        final = report(task.model, recipe, plan.report)
-    test = held_out_questions("test", plan.report, recipe.objects, recipe.questions)
-    data = b"".join(test[n].numpy().tobytes() for n in ("pictures", "input_ids", "target"))
-    whole = record.add(
-        part="report", complete=True, data_sha256=hashlib.sha256(data).hexdigest(),
-        metrics=final["by_kind"],
-        controls={name: of["overall"] for name, of in final["controls"].items()},
-        controls_by_kind=final["controls"], held_out_combinations=final["held_out_combinations"],
-        minutes_taken=round((time.monotonic() - began) / 60, 2),
-    )  # fmt: skip
-    rows = {"test": whole["metrics"]["overall"], **whole["controls"]}
-    print("report: " + ", ".join(f"{name} {x['mean']:.3f}" for name, x in rows.items()))
-    print(f"report: in {whole['minutes_taken']} of {minutes:g} minutes; record: {result}")
-    return whole
+
+def train(plan: Plan, folder: Path, result: Path, minutes: float, on: torch.device):
+    """All parts of a `Lease`, or those that `folder` does not hold yet; returns the record."""
+    lease = Lease(plan, folder, result, minutes, on)
+    lease.check()
+    lease.measure()
+    lease.train()
+    return lease.report()
+
+
+def tell(line: str) -> None:
+    """Print it at once, for a machine that may be taken away."""
+    print(line, flush=True)
+
+
+def percent(share: float | None) -> str:
+    """The utilization in words."""
+    return "unknown (no peak for this card in tools/gpu.py)" if share is None else f"{share:.1%}"
 
 
 def on_a_gpu(folder: Path, minutes: float) -> dict[str, Any]:
