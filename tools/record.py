@@ -67,6 +67,7 @@ def load(name: str) -> Any:
     spec = importlib.util.spec_from_file_location(f"records.{name}", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # a dataclass looks its own module up
     spec.loader.exec_module(module)
     return module
 
