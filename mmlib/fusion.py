@@ -4,7 +4,7 @@ Every method is `fuse(query, streams) -> [B, L_q, d]`: what the query's tokens [
 the streams {modality: Tokens [B, L, d]}. The first modality is the query's own (the text); its
 stream is passed with the others. A missing modality is a mask without a True. A stream of P < B
 rows is shared: row b of the query belongs to row b // (B / P) of the stream. What stands in masked
-positions, of the query or of a stream, has no influence on a result that is read, nor on a gradient.
+positions, of the query or of a stream, changes no result that is read, and no gradient.
 """
 
 from __future__ import annotations
@@ -411,7 +411,9 @@ class Resampler(Fusion):
     def resample(self, streams: Streams, B: int) -> Tokens:
         """All streams reduced to n tokens, [B, n, d]."""
         z = self.z.expand(B, -1, -1)
-        return Tokens.all_visible(z + self.collect(z, self.concatenate(streams, self.modalities, B)))
+        return Tokens.all_visible(
+            z + self.collect(z, self.concatenate(streams, self.modalities, B))
+        )
 
     def forward(self, query: Tokens, streams: Streams) -> Tensor:
         """query [B, L_q, d] → [B, L_q, d]."""

@@ -70,9 +70,7 @@ def label_weight(
     return torch.where(labelled, weight[target.clamp(0, len(weight) - 1)], 0).sum()
 
 
-def check_labels(
-    target: Tensor, classes: int, ignore_index: int = IGNORE, where: str = ""
-) -> None:
+def check_labels(target: Tensor, classes: int, ignore_index: int = IGNORE, where: str = "") -> None:
     """Raises UserError where target [N] holds neither a class, 0 to C − 1, nor `ignore_index`.
 
     where, as in "batch 3", is named in the message. It waits for the tensor, once: free on a CPU.
@@ -96,8 +94,9 @@ def prefix_lm(logits: Tensor, tokens: Tensor, answer: Tensor) -> tuple[Tensor, T
     answer [B, L], True at the tokens of y. The shift by one happens here and nowhere else. Question
     and padding are False in `answer` and bear no loss.
 
-    Raises UserError where the shapes disagree, `answer` is not boolean, or a sequence begins with an
-    answer token: no row of the logits is about it. Source: the document, sec. 3.3; Raffel et al. (2020), sec. 3.2.
+    Raises UserError where the shapes disagree, `answer` is not boolean, or a sequence begins with
+    an answer token: no row of the logits is about it.
+    Source: the document, sec. 3.3; Raffel et al. (2020), sec. 3.2.
     """
     if logits.shape[:2] != tokens.shape or tokens.shape != answer.shape:
         raise expected(
@@ -123,11 +122,14 @@ def masked_lm(
     [N, V]. Value and gradient are those of the head at all B·L positions; its cost is that of the
     labels.
 
-    Raises UserError where states and target differ in [B, L]. Source: Devlin et al. (2019), sec. 3.1.
+    Raises UserError where states and target differ in [B, L].
+    Source: Devlin et al. (2019), sec. 3.1.
     """
     if states.shape[:-1] != target.shape:
         raise expected(
-            f"a target [B, L] of {list(states.shape[:-1])}", list(target.shape), "label each position"
+            f"a target [B, L] of {list(states.shape[:-1])}",
+            list(target.shape),
+            "label each position",
         )
     labelled = (target != ignore_index).nonzero(as_tuple=True)
     return cross_entropy(head(states[labelled]), target[labelled], ignore_index=ignore_index)
@@ -181,7 +183,7 @@ def _float32(x: Tensor) -> AbstractContextManager:
 def similarity(a: Tensor, b: Tensor, log_scale: Tensor) -> Tensor:
     """Scores e^log_scale · cos(a_n, b_m) of a [N, d] and b [M, d]: [N, M] in float32.
 
-    Under autocast as well: bfloat16 keeps three digits, at scale 100 an error of a third in e^score.
+    Under autocast as well: bfloat16 keeps three digits, which at scale 100 is an error of a third.
     log_scale is the scalar parameter that begins at LOG_SCALE and is kept below MOST_LOG_SCALE by
     `clamp_log_scale`. Source: Radford et al. (2021), fig. 3.
     """

@@ -63,7 +63,9 @@ class Tokens:
         """
         block = None
         if any(part.block is not None for part in parts):
-            numbers = [torch.zeros_like(p.mask).long() if p.block is None else p.block for p in parts]
+            numbers = [
+                torch.zeros_like(p.mask).long() if p.block is None else p.block for p in parts
+            ]
             block = torch.cat(numbers, 1)
         return cls(
             torch.cat([p.value for p in parts], 1), torch.cat([p.mask for p in parts], 1), block

@@ -136,6 +136,36 @@ def test_length_and_content_of_the_padding_are_irrelevant(name, M, data, extra, 
 
 
 @every_case
+@given(
+    data=st.data(), hostile=st.sampled_from(HOSTILE), around=st.sampled_from(["", "pre", "post"])
+)
+@settings(max_examples=9)
+def test_nothing_behind_a_mask_reaches_result_or_gradient(name, M, data, hostile, around):
+    """Of the query or of a stream, the method alone or in a block, where LayerNorm comes first."""
+    module = layer = fusion(name, M)
+    if around:
+        layer = TransformerBlock(module, d, around == "pre").double()
+    drawn = {m: data.draw(tokens(2, 3, d)) for m in ("query", *NAMES[:M])}
+    found = []
+    for fill in (0.0, hostile):
+        at = {m: x.value.masked_fill(~x.mask.unsqueeze(-1), fill) for m, x in drawn.items()}
+        at = {m: value.requires_grad_() for m, value in at.items()}
+        given = {m: Tokens(at[m], x.mask) for m, x in drawn.items()}
+        query = given.pop("query")
+        if around:
+            del given["text"]  # the block's own words
+            out = layer(query, given).value[query.mask]
+        else:
+            out = layer(query, given)[query.mask]
+        read = gradients(out, *at.values(), *layer.parameters())
+        for x, gradient in zip(drawn.values(), read, strict=False):
+            assert not gradient[~x.mask].any()
+        found.append((out, *read))
+    for a, b in zip(*found, strict=True):
+        assert b.isfinite().all() and torch.equal(a, b)
+
+
+@every_case
 def test_the_order_of_the_streams_tokens_is_irrelevant(name, M):
     module, (query, streams) = fusion(name, M), inputs(M)
     turned = {m: Tokens(x.value.flip(1), x.mask.flip(1)) for m, x in streams.items()}
@@ -155,6 +185,51 @@ def test_gradcheck_where_some_rows_are_missing(name, M):
 
     at = [x.requires_grad_() for x in leaves(query, streams).values()]
     assert torch.autograd.gradcheck(run, at, fast_mode=True)
+
+
+ORDERED = ["cross", "gated", "merged"]
+
+
+def test_the_methods_that_keep_to_block_numbers_are_these():
+    assert [name for name in FUSIONS if FUSIONS[name].ordered] == ORDERED
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+def test_no_word_hears_of_a_later_word_or_the_method_refuses(name):
+    """Causal words, a picture without numbers, and sound that is numbered as the words are."""
+    module, (_, streams) = fusion(name, 3), inputs(3)
+    number = torch.arange(4).expand(3, -1)
+    image = streams["image"]
+
+    def run(words: Tensor, sound: Tensor) -> Tensor:
+        text = Tokens.all_visible(words, number)
+        audio = Tokens.all_visible(sound, number)
+        return module(text, {"text": text, "image": image, "audio": audio})
+
+    words, sound = streams["text"].value, normal(30, 3, 4, d)
+    if name not in ORDERED:
+        with pytest.raises(UserError) as error:
+            run(words, sound)
+        error_line(error, *ORDERED, f"got {FUSIONS[name].__name__}")
+        return
+    out = run(words, sound)
+    for place in range(4):
+        later = torch.arange(4)[None, :, None] >= place
+        other = run(words + later * normal(31, 3, 4, d), sound + later * normal(32, 3, 4, d))
+        moved = (other - out).abs().amax((0, 2)) > 1e-9
+        assert moved.tolist() == [n >= place for n in range(4)]
+
+
+@pytest.mark.parametrize("name", ORDERED)
+def test_numbers_on_one_side_alone_are_named(name):
+    module, (_, streams) = fusion(name), inputs()
+    text, number = streams["text"], torch.arange(4).expand(3, -1)
+    with pytest.raises(UserError) as error:
+        module(text, streams | {"text": Tokens.all_visible(text.value, number)})
+    error_line(error, "block numbers in the query", "['text']")
+    with pytest.raises(UserError) as error:
+        module(Tokens.all_visible(text.value, number), streams)
+    error_line(error, "block numbers in 'text'")
 
 
 PARAMETERS = {  # d² + d for a linear map with bias, four of them in an attention
@@ -558,11 +633,26 @@ def test_too_few_modalities_are_named(name, M):
     error_line(error, FUSIONS[name].__name__, f"got {list(NAMES[:M])}")
 
 
+@pytest.mark.parametrize("H", [4, 0, -2])
 @pytest.mark.parametrize("name", ["cross", "gated", "co", "merged", "bottleneck", "resampler"])
-def test_heads_that_do_not_divide_the_width_are_named(name):
+def test_heads_that_do_not_divide_the_width_are_named(name, H):
     with pytest.raises(UserError) as error:
-        build_fusion(name, 6, NAMES[:2], 4)
-    error_line(error, "width 6", "got 4")
+        build_fusion(name, 6, NAMES[:2], H)
+    error_line(error, "width 6", f"got {H}")
+
+
+@every_pair
+def test_a_modality_named_twice_is_named(name):
+    with pytest.raises(UserError) as error:
+        build_fusion(name, d, ["text", "text"], H)
+    error_line(error, "different modalities", "got ['text', 'text']")
+
+
+@pytest.mark.parametrize("name", ["bottleneck", "resampler"])
+def test_no_learned_token_is_no_fusion(name):
+    with pytest.raises(UserError) as error:
+        FUSIONS[name](d, NAMES[:2], H, n=0)
+    error_line(error, "1 or more learned tokens", "got 0")
 
 
 @every_pair
@@ -577,6 +667,12 @@ def test_streams_that_do_not_fit_are_named(name):
     with pytest.raises(UserError) as error:
         module(query, streams | {"image": Tokens.all_visible(torch.zeros(3, 2, d + 1))})
     error_line(error, f"width {d} in 'image'", f"got {d + 1}")
+    with pytest.raises(UserError) as error:
+        module(Tokens.all_visible(torch.zeros(3, 2, d + 1).double()), streams)
+    error_line(error, f"width {d} in 'the query'", f"got {d + 1}")
+    with pytest.raises(UserError) as error:
+        module(query, {m: Tokens(x.value[:0], x.mask[:0]) for m, x in streams.items()})
+    error_line(error, "batch 3", "got 0")
     with pytest.raises(UserError) as error:
         module(query, streams | {"image": Tokens.all_visible(torch.zeros(2, 2, d).double())})
     error_line(error, "batch 3", "got 2")

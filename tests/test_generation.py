@@ -5,7 +5,7 @@ import torch
 from strategies import normal
 from torch import nn
 
-from mmlib.generation import predict
+from mmlib.generation import evaluating, predict
 from mmlib.models import MultimodalBert, preset
 
 C, B, P = 5, 6, 3
@@ -55,3 +55,61 @@ def test_predict_builds_no_graph():
     model = Model()
     answer = predict(model, {}, normal(0, 2, 3).requires_grad_())
     assert not Model.seen and not answer.requires_grad
+
+
+def modes(model: nn.Module) -> list[bool]:
+    return [module.training for module in model.modules()]
+
+
+def test_a_model_that_is_partly_frozen_comes_back_as_it_was(model):
+    """model.train() afterwards would wake a BatchNorm that was put to sleep by hand."""
+    model.train()
+    model.encoders["image"].backbone.bn1.eval()
+    before = modes(model)
+    assert len(set(before)) == 2
+    predict(model, *inputs())
+    assert modes(model) == before
+    with evaluating(model) as inside:
+        assert inside is model and not any(modes(model)) and not torch.is_grad_enabled()
+    assert modes(model) == before and torch.is_grad_enabled()
+
+
+def test_the_modes_come_back_after_an_error_too(model):
+    model.train()
+    before = modes(model)
+    with pytest.raises(KeyError), evaluating(model):
+        raise KeyError
+    assert modes(model) == before and torch.is_grad_enabled()
+
+
+def test_predict_takes_inputs_by_name(model):
+    text, pictures = inputs()
+    by_order = predict(model, text, pictures)
+    assert torch.equal(predict(model, {"text": text, "image": pictures}), by_order)
+    nobody = torch.zeros(P, dtype=torch.bool)
+    given = {"text": text, "image": pictures}, {"image": nobody}
+    assert torch.equal(predict(model, *given), predict(model, text, pictures, nobody))
+
+
+def test_inputs_go_to_the_models_device():
+    """The meta device stands for any."""
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 4, device="meta")
+
+        def forward(self, rows, present=None):
+            assert present["a"].device.type == "meta"
+            return self.linear(rows["a"])
+
+    given = {"a": normal(0, 2, 3, dtype=torch.float32)}
+    assert predict(Model(), given, {"a": torch.ones(2)}).device.type == "meta"
+
+
+def test_an_answer_can_be_a_target(model):
+    """A tensor of inference mode could not: it may not be saved for a backward pass."""
+    answer = predict(model, *inputs())
+    logits = normal(0, B, C).requires_grad_()
+    nn.functional.cross_entropy(logits, answer).backward()
+    assert logits.grad is not None

@@ -18,6 +18,7 @@ from mmlib.losses import (
     MOST_LOG_SCALE,
     SIGLIP_BIAS,
     SIGLIP_LOG_SCALE,
+    WHOLE_BATCH,
     all_gather,
     check_labels,
     clamp_log_scale,
@@ -110,6 +111,34 @@ def test_the_place_of_a_wrong_label_is_named():
     error_line(error, "got 9 at batch 7")
 
 
+def test_logits_and_labels_that_do_not_match_are_one_line():
+    for logits, target in (
+        (torch.zeros(3, 3), torch.zeros(2).long()),
+        (torch.zeros(2, 3, 4), torch.zeros(2, 4).long()),  # PyTorch would take classes second
+    ):
+        with pytest.raises(UserError) as error:
+            cross_entropy(logits, target)
+        error_line(error, "logits [N, C] and target [N]", str(list(logits.shape)))
+
+
+def test_on_an_accelerator_no_loss_waits_for_a_value():
+    """A tensor on "meta" has no values: whoever looks at one, or counts by it, fails."""
+    logits, target = torch.zeros(4, 3, device="meta"), torch.zeros(4, device="meta").long()
+    vectors, scalar = torch.zeros(4, 8, device="meta"), torch.zeros((), device="meta")
+    scores = similarity(vectors, vectors, scalar)
+    for total, divisor in (
+        cross_entropy(logits, target),
+        cross_entropy(logits, target, torch.ones(3, device="meta")),
+        info_nce(scores),
+        info_nce(scores, target),
+        siglip(vectors, vectors, scalar, scalar, target),
+        siglip(vectors, vectors, scalar, scalar, chunk=2),
+        matching(logits[:, 0], logits[:, 1]),
+    ):
+        assert total.shape == divisor.shape == () and total.device.type == "meta"
+        assert total.dtype == divisor.dtype == torch.float32 and divisor.device.type == "meta"
+
+
 # --- words ----------------------------------------------------------------------------------------
 
 
@@ -179,9 +208,7 @@ def test_head_at_labelled_positions_is_the_full_head(seed):
     for full in (False, True):
         s, w = (x.clone().requires_grad_() for x in (states, weight))
         if full:
-            loss = F.cross_entropy(
-                (s @ w.T).flatten(0, 1), target.flatten(), reduction="sum"
-            )
+            loss = F.cross_entropy((s @ w.T).flatten(0, 1), target.flatten(), reduction="sum")
         else:
             loss = masked_lm(s, lambda h, w=w: h @ w.T, target)[0]
         loss.backward()
@@ -263,6 +290,36 @@ def test_corruption_comes_again_with_its_generator():
     assert not torch.equal(corrupted(1000)[2], corrupted(1000, seed=1)[2])
 
 
+def test_corruption_is_drawn_where_the_generator_is():
+    """A generator on the CPU, tokens elsewhere: one seed, the same words on each device."""
+    tokens, words = torch.zeros(2, 3, device="meta").long(), WORDS.to("meta")
+    read, target = corrupt(tokens, tokens == 0, 3, words, torch.Generator())
+    assert read.device.type == target.device.type == "meta" and read.shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "call, parts",
+    [
+        # 0 and 1 as an index would pick rows 0 and 1
+        (lambda logits, tokens, answer: prefix_lm(logits, tokens, answer.long()), ("`answer`",)),
+        (
+            lambda logits, tokens, answer: corrupt(
+                tokens, answer.long(), 3, WORDS, torch.Generator()
+            ),
+            ("`may`",),
+        ),
+        (
+            lambda logits, tokens, answer: masked_lm(logits, nn.Identity(), tokens[:, 1:]),
+            ("target [B, L] of [3, 7]", "got [3, 6]"),
+        ),
+    ],
+)
+def test_words_that_do_not_fit_are_one_line(call, parts):
+    with pytest.raises(UserError) as error:
+        call(*answers(0))
+    error_line(error, *parts)
+
+
 # --- pairs ----------------------------------------------------------------------------------------
 
 
@@ -320,6 +377,44 @@ def test_similarity_is_the_scaled_cosine():
             assert scores[n, m].item() == pytest.approx(7 * cosine, rel=1e-5)
     assert scores.dtype == torch.float32
     assert similarity(100 * a, b, torch.tensor(0.0)).abs().max() <= 1
+
+
+def test_autocast_does_not_take_pairs_to_half_precision():
+    """At scale 100 bfloat16 is off by a third, and so is the exponent."""
+    a, b = (normal(seed, 16, 64, dtype=torch.float32).requires_grad_() for seed in (0, 1))
+    scale, bias = torch.tensor(MOST_LOG_SCALE), torch.tensor(-1.0)
+    plain, expected = similarity(a, b, scale), siglip(a, b, scale, bias)[0]
+    clean = torch.autograd.grad(expected, (a, b))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (a @ b.T).dtype == torch.bfloat16  # it is on
+        assert torch.equal(similarity(a, b, scale), plain)
+        assert torch.equal(info_nce(similarity(a, b, scale))[0], info_nce(plain)[0])
+        for chunk in (None, 4):
+            total = siglip(a, b, scale, bias, chunk=chunk)[0]
+            assert total.item() == pytest.approx(expected.item(), rel=1e-6)
+    for ours, right in zip(torch.autograd.grad(total, (a, b)), clean, strict=True):
+        torch.testing.assert_close(ours, right, rtol=1e-4, atol=1e-5)
+
+
+def test_the_losses_that_need_the_whole_batch_are_those_whose_pieces_give_another_loss():
+    """The sum over two halves, against the whole: equal, or named in WHOLE_BATCH."""
+    a, b, target = normal(0, 8, 4).float(), normal(1, 8, 4).float(), torch.arange(8) % 4
+    zero, answer = torch.tensor(0.0), (torch.arange(8) % 2 == 1).view(2, 4)
+    losses = {
+        cross_entropy: lambda n: cross_entropy(a[n], target[n])[0],
+        masked_lm: lambda n: masked_lm(a[n], nn.Identity(), target[n])[0],
+        matching: lambda n: matching(a[n, 0], b[n, 0])[0],
+        prefix_lm: lambda n: prefix_lm(
+            a[n].view(-1, 4, 4), target[n].view(-1, 4), answer[: len(a[n]) // 4]
+        )[0],
+        info_nce: lambda n: info_nce(similarity(a[n], b[n], zero))[0],
+        siglip: lambda n: siglip(a[n], b[n], zero, zero)[0],
+    }
+    for loss, run in losses.items():
+        whole, halves = run(slice(0, 8)), run(slice(0, 4)) + run(slice(4, 8))
+        assert (loss in WHOLE_BATCH) == (not torch.allclose(whole, halves, rtol=1e-5)), loss
+    # negatives are drawn, not summed: a half has fewer to draw from
+    assert WHOLE_BATCH - set(losses) == {hard_negatives}
 
 
 def test_the_scale_begins_at_clips_and_ends_at_a_hundred():

@@ -286,7 +286,7 @@ class Stub(nn.Module):
         self.weight = nn.Parameter(torch.zeros(()))
         self.answers = answers
 
-    def trace(self, text, images, image_mask):
+    def outputs(self, text, images, image_mask):
         ids = text["input_ids"] * text["attention_mask"]
         images = torch.where(image_mask[:, None, None, None], images, 0.0)
         return SimpleNamespace(logits=F.one_hot(self.answers(ids, images), len(ANSWERS)).float())
@@ -646,5 +646,5 @@ def test_a_decompression_bomb_is_one_line(trained, tmp_path, monkeypatch):
     error_line(error, "a picture file", "decompression bomb")
 
 
-def test_traces_are_what_the_task_reads():
+def test_outputs_are_what_the_task_reads():
     assert {"logits", "hidden_states", "tokens"} <= set(FusionOutput.__dataclass_fields__)

@@ -110,8 +110,9 @@ def test_block_numbers_stay_with_their_tokens():
 
 def test_in_a_concatenation_what_has_no_number_is_seen_by_all():
     block = torch.tensor([[3, 4, 5]])
-    words, cells = Tokens.all_visible(normal(0, 1, 3, 4), block), Tokens(
-        normal(1, 1, 2, 4), torch.tensor([[True, False]])
+    words, cells = (
+        Tokens.all_visible(normal(0, 1, 3, 4), block),
+        Tokens(normal(1, 1, 2, 4), torch.tensor([[True, False]])),
     )
     for parts, numbers in (((words, cells), [3, 4, 5, 0, 0]), ((cells, words), [0, 0, 3, 4, 5])):
         both = Tokens.concatenate(parts)

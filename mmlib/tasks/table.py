@@ -19,7 +19,8 @@ from transformers import BertModel, PreTrainedTokenizerBase
 from mmlib.data.features import Features, FromFeatures, extract, fingerprint
 from mmlib.data.table import Row, columns, describe, read_table, unknown_labels
 from mmlib.encoders import GridEncoder, TextEncoder
-from mmlib.encoders.pretrained import PictureGrid, load_image, load_text
+from mmlib.encoders.networks import PictureGrid
+from mmlib.encoders.pretrained import load_image, load_text
 from mmlib.errors import expected
 from mmlib.files import write_whole
 from mmlib.models import MultimodalBert
