@@ -8,8 +8,8 @@ end: *checks* (the GPU computes what the CPU does, compiled what eager does), *s
 second, of which the number of steps that fits the minutes is derived), *training* by a schedule of
 that number, and the *report*. A check that fails stops the run; one that was cut off goes on with
 the number it had. It needs torch, torchvision, transformers, accelerate, safetensors, numpy,
-scipy, pillow, tqdm and filelock. Without a network set HF_HUB_OFFLINE=1, so that none is waited for;
-where it may be stopped from outside, `timeout -s INT 560 …` lets it save.
+scipy, pillow, tqdm and filelock. Without a network set HF_HUB_OFFLINE=1, so that none is waited
+for; where it may be stopped from outside, `timeout -s INT 560 …` lets it save.
 
 `base` is the document's model at its own sizes: BERT-base, ResNet-50, width 768, 8 heads, one layer
 of fusion. ResNet-50 divides a picture's sides by 32, so the world's 64 pixels are enlarged to 256:
