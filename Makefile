@@ -8,6 +8,8 @@ PYTHON ?= python3
 LOCK ?= requirements-lock.txt
 # Address of a second package index, for a torch without CUDA; see README.
 TORCH_INDEX ?=
+# What `make gpu` may take, checks and report included.
+MINUTES ?= 7
 BROWSER ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 NPM := $(shell command -v npm || true)
 
@@ -79,9 +81,9 @@ record: $(VENV)/.weights
 	$(if $(NAME),,$(error NAME is not set; one of: $(basename $(notdir $(wildcard tools/records/[a-z]*.py)))))
 	$(VENV)/bin/python -m tools.record $(NAME)
 
-## make gpu        the base model on one GPU; goes on where it was cut off
+## make gpu        checks and the base model on one GPU, in MINUTES=7; goes on where it was cut off
 gpu: $(VENV)/.weights
-	$(VENV)/bin/python -m tools.record base_gpu
+	TQDM_MININTERVAL=10 $(VENV)/bin/python -m tools.record base_gpu minutes=$(MINUTES)
 
 ## make notebooks  run every chapter in place, write the records' numbers into the prose
 notebooks: $(VENV)/.weights

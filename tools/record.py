@@ -1,11 +1,12 @@
 """Run a long experiment piece by piece and write its record.
 
-    python -m tools.record NAME [UNIT …]
+    python -m tools.record NAME [UNIT …] [OPTION=VALUE …]
 
 tools/records/NAME.py holds UNITS, {unit: function(folder) -> JSON values}, and summarize({unit:
 values}) -> the record. A finished unit is kept in runs/records/NAME/UNIT.json, so a run that was
 cut off goes on with the next one (and a unit that trains goes on within its folder). Named units
-alone are run where some are named; the record is written when all are there. Until then the
+alone are run where some are named, and OPTIONS, where a record has them ({name: default}), are
+passed to each; the record is written when all are there. Until then the
 finished units also stand in book/results/partial/NAME.json, which can be committed: another machine
 goes on from it.
 """
@@ -37,6 +38,26 @@ def versions() -> dict[str, str]:
     }  # fmt: skip
 
 
+def device() -> str:
+    """Where the runs of this process train: the name of the GPU, or "cpu"."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+def options(record: Any, given: list[str]) -> dict[str, float]:
+    """The OPTIONS of a record, as changed by NAME=VALUE; one line where that is none of them."""
+    values = dict(getattr(record, "OPTIONS", {}))
+    for argument in given:
+        name, _, text = argument.partition("=")
+        try:
+            values[name] = type(values[name])(text)
+        except (KeyError, ValueError):
+            known = ", ".join(f"{n}=NUMBER" for n in values) or "no options for this record"
+            raise SystemExit(f"expected {known}, got '{argument}'; correct it") from None
+    return values
+
+
 def load(name: str) -> Any:
     """The module tools/records/NAME.py."""
     path = ROOT / "tools" / "records" / f"{name}.py"
@@ -46,6 +67,7 @@ def load(name: str) -> Any:
     spec = importlib.util.spec_from_file_location(f"records.{name}", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # a dataclass looks its own module up
     spec.loader.exec_module(module)
     return module
 
@@ -55,6 +77,8 @@ def main(name: str, wanted: list[str]) -> None:
     from mmlib.files import write_whole
 
     record = load(name)
+    chosen = options(record, [argument for argument in wanted if "=" in argument])
+    wanted = [argument for argument in wanted if "=" not in argument]
     partial = ROOT / "book" / "results" / "partial" / f"{name}.json"
     unknown = set(wanted) - set(record.UNITS)
     if unknown:
@@ -73,7 +97,7 @@ def main(name: str, wanted: list[str]) -> None:
             continue
         print(f"{name}: {unit}", flush=True)
         start = time.monotonic()
-        values = record.UNITS[unit](folder / unit)
+        values = record.UNITS[unit](folder / unit, **chosen)
         values.setdefault("seconds", round(time.monotonic() - start, 1))
         write_whole(path, json.dumps(values, indent=1).encode())
     done = [unit for unit in record.UNITS if (folder / f"{unit}.json").exists()]
@@ -86,7 +110,7 @@ def main(name: str, wanted: list[str]) -> None:
         return
     result = {
         "command": f"make record NAME={name}", "date": date.today().isoformat(),
-        "versions": versions(), "device": "cpu",
+        "versions": versions(), "device": device(),
         "seconds": round(sum(values["seconds"] for values in units.values()), 1),
         **record.summarize(units),
     }  # fmt: skip

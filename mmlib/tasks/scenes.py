@@ -12,7 +12,7 @@ from mmlib.data.scenes.world import ANSWERS, COLORS, SHAPES, SIZES, WORDS
 from mmlib.encoders import scale_pixels
 from mmlib.errors import expected
 from mmlib.losses import cross_entropy, label_weight
-from mmlib.models import FusionOutput, MultimodalBert, preset
+from mmlib.models import FusionOutput, ModelConfig, MultimodalBert, preset
 from mmlib.tasks.scene_recipe import SceneRecipe
 from mmlib.training.seeds import derive_seed
 from mmlib.training.task import Task
@@ -70,11 +70,7 @@ class SceneTask(Task):
         Raises UserError for a preset that does not read pictures of 64 pixels.
         """
         torch.manual_seed(derive_seed(recipe.seed))
-        config = preset(
-            recipe.preset, len(ANSWERS), len(WORDS), max_position_embeddings=LENGTH,
-            fusion=recipe.fusion, coordinates=recipe.coordinates, axes=recipe.axes,
-            text_layers=recipe.text_layers, dropout=recipe.dropout,
-        )  # fmt: skip
+        config = model_config(recipe)
         if config.image_size != 64:
             raise expected(
                 "a preset for 64-pixel pictures: tiny, small", recipe.preset, "choose one"
@@ -110,6 +106,18 @@ class SceneTask(Task):
                 self.grounding, cross_entropy(scores, batch["phrases"].flatten())
             )
         return parts
+
+
+def model_config(recipe: SceneRecipe) -> ModelConfig:
+    """The shape of a recipe's model, every field of it that decides one included.
+
+    Raises UserError for an unknown preset.
+    """
+    return preset(
+        recipe.preset, len(ANSWERS), len(WORDS), max_position_embeddings=LENGTH,
+        fusion=recipe.fusion, coordinates=recipe.coordinates, axes=recipe.axes,
+        text_layers=recipe.text_layers, dropout=recipe.dropout,
+    )  # fmt: skip
 
 
 def _cell_parts(cells: Tensor) -> list[tuple[str, Tensor, Tensor]]:

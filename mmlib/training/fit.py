@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,7 @@ def fit(
             "train it in one process with accumulate 1",
         )
     folder, steps = RunFolder(out), min(config.steps, until or config.steps)
+    task.to(accelerator.device)
     optimizers = build_optimizers(task, config)
     mean = RunningMean(task, config.ema_decay) if config.ema_decay else None
     kept = mean.values if mean else {}
@@ -77,7 +78,7 @@ def fit(
             f"the checkpoint of the run that {folder.log} tells of", f"none in {folder.last}",
             "bring it back, or choose another --out",
         )  # fmt: skip
-    module, *prepared = accelerator.prepare(task, *optimizers)
+    module, *prepared = prepare(accelerator, task, optimizers)
     writes = accelerator.is_main_process
 
     def save(place: Path, with_optimizers: bool = True) -> None:
@@ -88,12 +89,7 @@ def fit(
     if not state["step"]:
         save(folder.last)  # from here on a log without a checkpoint is a loss, and is told
     log = Log(folder.log, state["step"]) if writes else None
-    loader = DataLoader(
-        Share(data, accelerator.num_processes, accelerator.process_index, config.accumulate),
-        batch_size=None, sampler=range(state["step"], steps),
-        num_workers=execution.workers, prefetch_factor=4 if execution.workers else None,
-        worker_init_fn=leave_interrupts, pin_memory=accelerator.device.type == "cuda",
-    )  # fmt: skip
+    loader = load(data, accelerator, config, execution, range(state["step"], steps))
     begun, before = time.monotonic(), state["seconds"]
     bar = tqdm(
         total=steps, initial=state["step"], unit="step", dynamic_ncols=True,
@@ -150,6 +146,27 @@ def start(execution: Execution) -> Accelerator:
 def is_main_process(execution: Execution) -> bool:
     """Whether this process is the one that writes files: the only one, or the first of several."""
     return start(execution).is_main_process
+
+
+def prepare(
+    accelerator: Accelerator, task: Task, optimizers: Sequence[torch.optim.Optimizer]
+) -> list[Any]:
+    """The task, already on the device, and its optimizers as the Accelerator wraps them."""
+    # Accelerate would move AdamW's step counts to the GPU, whence each is then fetched each step
+    placed = [True] + [False] * len(optimizers)
+    return list(accelerator.prepare(task, *optimizers, device_placement=placed))
+
+
+def load(
+    data: Data, accelerator: Accelerator, config: TrainingConfig, execution: Execution, steps: range
+) -> DataLoader:
+    """This process's microbatches of those steps in order, made beside the training."""
+    return DataLoader(
+        Share(data, accelerator.num_processes, accelerator.process_index, config.accumulate),
+        batch_size=None, sampler=steps,
+        num_workers=execution.workers, prefetch_factor=4 if execution.workers else None,
+        worker_init_fn=leave_interrupts, pin_memory=accelerator.device.type == "cuda",
+    )  # fmt: skip
 
 
 def take_step(
