@@ -10,7 +10,7 @@ from torch import nn
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[nn.Module]:
     """Within the block `module` is in evaluation mode and no gradient is kept.
 
     Afterwards, and after an error too, each part is in the mode in which it came: `train()` would
@@ -21,7 +21,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     module.eval()
     try:
         with torch.no_grad():
-            yield
+            yield module
     finally:
         for part, training in modes.items():
             part.training = training
