@@ -36,7 +36,7 @@ from mmlib.data.scenes.batches import (
     blank_pictures,
     encode_questions,
     exchange_pictures,
-    tensors,
+    collate,
     with_modality,
 )
 from mmlib.data.scenes.questions import Question
@@ -108,9 +108,9 @@ def test_training_validation_and_test_share_no_picture_and_no_scene(monkeypatch)
 
     def kept(given):
         scenes.extend(scene for scene, _ in given)
-        return tensors(given)
+        return collate(given)
 
-    monkeypatch.setattr(scene_task, "tensors", kept)
+    monkeypatch.setattr(scene_task, "collate", kept)
     task = SceneTask(recipe(pictures=100, curriculum=0.0, objects=(2, 6)))
     for name, make in {
         "train": lambda: [task.batch(step) for step in range(4)],
@@ -139,7 +139,7 @@ def test_held_out_questions_are_the_same_for_each_training_seed():
 def test_the_batch_says_what_the_scenes_hold():
     """Shapes, and each question's picture, answer and kind; the oracle agrees."""
     given = drawn(questions=3)
-    batch = tensors(given)
+    batch = collate(given)
     P, B = 30, 90
     assert batch["pictures"].shape == (P, 64, 64, 3) and batch["pictures"].dtype == torch.uint8
     assert batch["image_mask"].all() and batch["image_mask"].shape == (P,)
@@ -158,7 +158,7 @@ def test_phrases_point_from_the_word_that_ends_them_to_the_cell_of_the_thing():
     things = (Thing(0, 0, 0, 12, 20), Thing(2, 1, 1, 50, 50))
     text = "is the red circle left of the blue square"
     asked = Question("relation", text, "yes", ((3, things[0].cell), (8, things[1].cell)))
-    batch = tensors([(Scene(things, 240), [asked])])
+    batch = collate([(Scene(things, 240), [asked])])
     expected = [-100] * LENGTH
     expected[4], expected[9] = 2 * 8 + 1, 6 * 8 + 6
     assert batch["phrases"].tolist() == [expected]
@@ -168,7 +168,7 @@ def test_phrases_point_from_the_word_that_ends_them_to_the_cell_of_the_thing():
 
 def test_phrases_name_the_thing_in_their_cell():
     """For sampled questions: the words before the token are the colour and shape in the cell."""
-    batch, seen = tensors(drawn(100)), 0
+    batch, seen = collate(drawn(100)), 0
     for b, row in enumerate(batch["phrases"]):
         tokens = [WORDS[i] for i in batch["input_ids"][b]]
         for position, cell in enumerate(row.tolist()):
@@ -186,7 +186,7 @@ def test_phrases_name_the_thing_in_their_cell():
 def test_cells_are_labelled_where_the_pixels_are():
     """Each thing's cell has its colour, shape and size plus one; all other cells zeros."""
     given = drawn(20)
-    for (scene, _), cells in zip(given, tensors(given)["cells"], strict=True):
+    for (scene, _), cells in zip(given, collate(given)["cells"], strict=True):
         labelled = {i: tuple(row) for i, row in enumerate(cells.tolist()) if any(row)}
         assert labelled == {t.cell: (t.color + 1, t.shape + 1, t.size + 1) for t in scene.things}
         for cell, (color, _, _) in labelled.items():
@@ -249,7 +249,7 @@ def test_an_unknown_word_and_a_long_question_are_one_line():
 
 
 def test_what_is_hidden_and_nothing_else():
-    batch = tensors(drawn(3))
+    batch = collate(drawn(3))
     assert with_modality(batch, "both") is batch
     text, image = with_modality(batch, "text"), with_modality(batch, "image")
     assert not text["image_mask"].any()
@@ -264,7 +264,7 @@ def test_what_is_hidden_and_nothing_else():
 
 
 def test_exchanged_pictures_are_all_there_and_none_in_its_place():
-    batch = tensors(drawn(5))
+    batch = collate(drawn(5))
     exchanged = exchange_pictures(batch)
     assert pictures(exchanged) == pictures(batch)
     same_place = (exchanged["pictures"] == batch["pictures"]).flatten(1).all(1)
@@ -273,7 +273,7 @@ def test_exchanged_pictures_are_all_there_and_none_in_its_place():
 
 
 def test_blank_pictures_show_one_grey():
-    blank = blank_pictures(tensors(drawn(2)))["pictures"]
+    blank = blank_pictures(collate(drawn(2)))["pictures"]
     assert blank.unique().numel() == 1 and blank.shape == (2, 64, 64, 3)
     assert any((render(Scene((), grey)) == blank[0].numpy()).all() for grey in range(225, 250))
 
@@ -298,14 +298,14 @@ def rate(scores) -> dict[str, float]:
 
 def test_a_model_that_ignores_the_picture_scores_the_same_without_it():
     """So the controls tell it: shuffled, blank and text alone are the score itself."""
-    scores = controls(Stub(lambda ids, images: ids.sum(1) % len(ANSWERS)), tensors(drawn(40)))
+    scores = controls(Stub(lambda ids, images: ids.sum(1) % len(ANSWERS)), collate(drawn(40)))
     assert scores["shuffled"] == scores["both"] == scores["blank"] == scores["text_only"]
     assert scores["both"]["overall"]["n"] == 160
 
 
 def test_a_model_that_sees_is_refuted_by_no_control():
     """It knows each picture's answers by its bytes; with another picture it is mostly wrong."""
-    batch = tensors(drawn(60, questions=2))
+    batch = collate(drawn(60, questions=2))
     known = {x.numpy().tobytes(): i for i, x in enumerate(ask_pictures(batch))}
 
     def answers(ids, images):
@@ -332,7 +332,7 @@ def ask_pictures(batch) -> torch.Tensor:
 
 
 def test_pictures_reach_the_model_channels_first_from_minus_one_to_one():
-    batch = tensors(drawn(2))
+    batch = collate(drawn(2))
     images = ask_pictures(batch)
     assert images.shape == (2, 3, 64, 64) and images.dtype == torch.float32
     assert torch.allclose(
@@ -346,7 +346,7 @@ def test_pictures_reach_the_model_channels_first_from_minus_one_to_one():
 @pytest.mark.parametrize("questions", [1, 3])
 def test_answers_come_in_order_across_pieces(questions):
     """60 pictures are answered in two pieces; each answer belongs to its question."""
-    batch = tensors(drawn(60, questions))
+    batch = collate(drawn(60, questions))
     stub = Stub(lambda ids, images: ids.sum(1) % len(ANSWERS))
     prediction, target, kind = answer_questions(stub.train(), batch)
     ids = batch["input_ids"] * batch["attention_mask"]
@@ -594,7 +594,7 @@ def test_an_answer_about_a_picture_file(mode, trained, tmp_path):
 def test_the_model_is_asked_about_a_file_as_about_a_scene(trained, tmp_path, monkeypatch):
     """Pixels and words are bitwise those of a batch; the class is said as its word."""
     scene, (question,) = drawn(1, questions=1)[0]
-    batch, task, asked = tensors([(scene, [question])]), load_task(trained[0]), {}
+    batch, task, asked = collate([(scene, [question])]), load_task(trained[0]), {}
 
     def answer_yes(model, text, image):
         asked.update(model=model, text=text, image=image)

@@ -20,7 +20,7 @@ from mmlib.encoders import scale_pixels
 from mmlib.errors import expected
 from mmlib.files import write_whole
 from mmlib.fusion import modality_share
-from mmlib.tasks.scenes import STREAMS, load_task, tensors
+from mmlib.tasks.scenes import STREAMS, collate, load_task
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = ROOT / "runs" / "records" / "scenes_small" / "seed_0"
@@ -35,7 +35,7 @@ def draw(folder: Path) -> dict[str, Any]:
     task.model.eval()
     rng = np.random.default_rng([STREAMS["test"], 0])
     scene, asked = sample_questions(rng, (6, 6), 1, {"reference": 1.0})
-    question, batch = asked[0], tensors([(scene, asked)])
+    question, batch = asked[0], collate([(scene, asked)])
     text = {name: batch[name] for name in ("input_ids", "attention_mask")}
     pixels = scale_pixels(batch["pictures"], channels_last=True)
     with torch.inference_mode():

@@ -37,7 +37,7 @@ def encode_questions(texts: Sequence[str]) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": ids != WORD_INDEX["[PAD]"]}
 
 
-def tensors(pictures: Sequence[tuple[Scene, Sequence[Question]]]) -> dict[str, Tensor]:
+def collate(pictures: Sequence[tuple[Scene, Sequence[Question]]]) -> dict[str, Tensor]:
     """P scenes with their questions as a batch, B = P × questions.
 
     pictures [P, 64, 64, 3] bytes, image_mask [P], cells [P, 64, 3] (0 = empty), input_ids and
