@@ -28,6 +28,11 @@ from mmlib.training.recipe import Recipe
 from mmlib.training.run_folder import RunFolder
 
 WHAT = {"scenes": "the generated world", "table": "a table"}
+EXCHANGED = {
+    "present_name": "the name of another thing",
+    "absent_name": "a name of nothing",
+    "side": "the other side",
+}
 PIPE_CLOSED = 141  # 128 + SIGPIPE, as a shell has it of any program in a pipe
 
 
@@ -153,18 +158,19 @@ def _only(kind: str) -> set[str]:
 
 
 def _run(recipe: Recipe, out: Path, execution: Execution) -> None:
-    run: Callable[[Any, Path, Execution], dict[str, Any]]
+    train: Callable[[Any, Path, Execution], dict[str, Any]]
     if recipe.kind == "table":
-        from mmlib.tasks.cross_validation import train_table as run
+        from mmlib.tasks.cross_validation import train_table
 
-        show, use = _print_table, "use it with: mmlib predict {} --data FILE.csv"
+        train, show, use = train_table, _print_table, "use it with: mmlib predict {} --data FILE"
     else:
-        from mmlib.tasks.scene_run import train_scenes as run
+        from mmlib.tasks.scene_run import train_scenes
 
-        show, use = _print_scores, "ask it with: mmlib predict {} --image FILE --text QUESTION"
+        train, show = train_scenes, _print_scores
+        use = "ask it with: mmlib predict {} --image FILE --text QUESTION"
     from mmlib.training.fit import is_main_process
 
-    result = run(recipe, out, execution)
+    result = train(recipe, out, execution)
     if is_main_process(execution):
         show(result)
         print(f"Saved in {out}; {use.format(shlex.quote(str(out)))}")
@@ -177,7 +183,7 @@ def _print_scores(result: dict[str, Any]) -> None:
         print(f"{kind:<12}" + "".join(f"{100 * c[kind]['mean']:>12.1f}" for c in columns.values()))
     if result.get("reference"):
         stay = [
-            f"{100 * share['mean']:.1f} % with another {name.replace('_', ' ')}"
+            f"{100 * share['mean']:.1f} % with {EXCHANGED[name]}"
             for name, share in result["reference"]["stay"].items()
         ]
         print(f"References whose answer stays: {', '.join(stay)}.")

@@ -68,6 +68,4 @@ def held_out_questions(
     combinations: str = "train", reference: str = "nearest",
 ) -> dict[str, Tensor]:  # fmt: skip
     """The questions of `held_out_scenes` as tensors (`collate`)."""
-    return collate(
-        held_out_scenes(stream, pictures, objects, questions, combinations, reference)
-    )
+    return collate(held_out_scenes(stream, pictures, objects, questions, combinations, reference))
