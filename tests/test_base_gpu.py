@@ -116,13 +116,13 @@ def test_where_compiling_fails_the_run_goes_on_without(monkeypatch):
 def test_base_is_the_documents_model_and_its_cells_are_the_worlds():
     """BERT-base, ResNet-50, width 768, 8 heads, one layer; 8 × 8 cells from 64-pixel pictures."""
     task = GpuTask(FULL._replace(text="", image=""))
-    config = task.model.text.backbone.config
+    config = task.model.encoders["text"].backbone.config
     assert (config.num_hidden_layers, config.hidden_size) == (12, 768)
     assert len(task.model.fusion) == 1 and task.model.fusion[0].mix.H == 8
-    names = dict(task.model.image.backbone.named_modules())
+    names = dict(task.model.encoders["image"].backbone.named_modules())
     assert sum(name.endswith("conv2") for name in names) == 3 + 4 + 6 + 3
     with torch.no_grad():
-        cells = task.model.image.eval()(torch.zeros(1, 3, 64, 64))
+        cells = task.model.encoders["image"].eval()(torch.zeros(1, 3, 64, 64))
     assert cells.value.shape == (1, CELLS * CELLS, 768)
 
 
@@ -148,7 +148,7 @@ def test_pretrained_parts_are_taken_where_they_are_found(tmp_path, capsys):
     tiny_bert(tmp_path / "bert")
     task = GpuTask(REHEARSAL._replace(text=str(tmp_path / "bert")))
     assert task.found == {"text": str(tmp_path / "bert"), "image": "none"}
-    assert task.model.text.backbone.config.hidden_size == 16
+    assert task.model.encoders["text"].backbone.config.hidden_size == 16
 
     def nowhere(name: str):
         raise UserError("expected the weights, got none; do so")

@@ -58,7 +58,7 @@ def built(name: str) -> MultimodalBert:
 
 
 def inputs(model: MultimodalBert, B: int, P: int):
-    size = model.image.size
+    size = model.encoders["image"].image_size
     mask = torch.ones(B, L_t, dtype=torch.bool)
     mask[0, 9:] = False
     text = {"input_ids": torch.ones(B, L_t, dtype=torch.long), "attention_mask": mask}
@@ -536,7 +536,7 @@ def test_the_layer_of_exercise_7_1():
 def test_the_parameters_of_exercise_7_2_are_those_of_base():
     model = shared("base")
     assert Sizes.of(model).N / 1e6 == pytest.approx(119.5, abs=0.05)
-    bert = sum(p.numel() for p in model.text.backbone.parameters())
+    bert = sum(p.numel() for p in model.encoders["text"].backbone.parameters())
     assert bert / 1e6 == pytest.approx(85.5, abs=0.05)
 
 
@@ -582,7 +582,7 @@ def test_the_schedule_of_exercise_7_4(S, w):
 
 def test_a_frozen_text_encoder_costs_what_exercise_7_7_says():
     model = built("tiny")
-    model.text.freeze()
+    model.encoders["text"].freeze()
     given = inputs(model, 8, 1)
     parts = forward_flops(model, 8, 1, L_t)
     projection = 2 * 8 * L_t * 32 * 32  # learns, and passes no gradient down

@@ -143,7 +143,7 @@ def test_a_cell_knows_its_place(coordinates):
 def test_the_learned_part_is_one_vector_a_row_and_one_a_column():
     encoder = grid(3, coordinates=False)
     encoder.norm = nn.Identity()
-    tokens = encoder(torch.zeros(1, 3, 3, 3)).value.view(3, 3, d) - encoder.to_d.bias
+    tokens = encoder(torch.zeros(1, 3, 3, 3)).value.view(3, 3, d) - encoder.proj.bias
     for y in range(3):
         for x in range(3):
             assert torch.allclose(tokens[y, x], encoder.row[y, 0] + encoder.column[0, x], atol=1e-6)
@@ -153,7 +153,7 @@ def test_without_axes_the_learned_part_is_one_vector_a_cell():
     torch.manual_seed(0)
     encoder = GridEncoder(Pixels(), 3, d, 3, coordinates=False, axes=False).eval()
     encoder.norm = nn.Identity()
-    tokens = encoder(torch.zeros(1, 3, 3, 3)).value.view(3, 3, d) - encoder.to_d.bias
+    tokens = encoder(torch.zeros(1, 3, 3, 3)).value.view(3, 3, d) - encoder.proj.bias
     assert torch.allclose(tokens, encoder.cell, atol=1e-6)
     # not a sum of a row's and a column's: the four corners of such a sum cancel
     corners = tokens[0, 0] - tokens[0, 2] - tokens[2, 0] + tokens[2, 2]

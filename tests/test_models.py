@@ -52,18 +52,22 @@ def test_presets_by_one_dial():
     assert sizes["small"] == ModelConfig(C, VOCABULARY)
     base = sizes["base"]
     assert (base.d, base.heads, base.text_layers, base.text_heads) == (768, 8, 12, 12)
-    assert (base.positions, base.image, base.image_size) == (512, "resnet50", 224)
+    assert (base.max_position_embeddings, base.image, base.image_size) == (512, "resnet50", 224)
 
 
 @pytest.mark.parametrize("name", ["tiny", "small"])
 def test_small_presets_read_pictures_of_64_pixels_as_64_cells(name):
     model = MultimodalBert.from_config(preset(name, C, VOCABULARY)).eval()
-    trace = model.trace(texts(2), pictures(1, size=64))
+    outputs = model.outputs(texts(2), pictures(1, size=64))
     d = PRESETS[name]["d"]
-    assert trace.logits.shape == (2, C)
-    assert trace.image.value.shape == (1, 64, d) and trace.text.value.shape == (2, L, d)
-    assert len(trace.layers) == PRESETS[name]["layers"]
-    assert [x.value.shape[1] for x in trace.layers] == [L] * (PRESETS[name]["layers"] - 1) + [1]
+    assert outputs.logits.shape == (2, C)
+    assert outputs.tokens["image"].value.shape == (1, 64, d) and outputs.tokens[
+        "text"
+    ].value.shape == (2, L, d)
+    assert len(outputs.hidden_states) == PRESETS[name]["layers"]
+    assert [x.value.shape[1] for x in outputs.hidden_states] == [L] * (
+        PRESETS[name]["layers"] - 1
+    ) + [1]
 
 
 def bert_parameters(vocabulary: int, positions: int, width: int, layers: int) -> int:
@@ -90,11 +94,11 @@ def test_every_parameter_is_accounted_for(coordinates, axes):
     model = build(
         layers=3, d=24, text_layers=2, coordinates=coordinates, axes=axes, image_size=24
     )  # fmt: skip
-    assert count(model.text.backbone) == bert_parameters(VOCABULARY, 32, 32, 2)
-    assert count(model.text) - count(model.text.backbone) == 32 * 24 + 24
+    assert count(model.encoders["text"].backbone) == bert_parameters(VOCABULARY, 32, 32, 2)
+    assert count(model.encoders["text"]) - count(model.encoders["text"].backbone) == 32 * 24 + 24
     places = 3 + 3 if axes else 3 * 3
     image = (128 * 24 + 24) + places * 24 + (2 * 24 if coordinates else 0) + 2 * 24
-    assert count(model.image) - count(model.image.backbone) == image
+    assert count(model.encoders["image"]) - count(model.encoders["image"].backbone) == image
     assert count(model.fusion) == 3 * merged_layer_parameters(24)
     assert count(model.modality) == 2 * 24
     assert count(model.head) == 2 * 24 + 24 * C + C
@@ -108,25 +112,30 @@ def test_base_is_bert_base_and_resnet50_and_takes_a_step():
     words = 30_522  # bert-base-uncased
     torch.manual_seed(0)
     model = MultimodalBert.from_config(preset("base", C, words))
-    bert = model.text.backbone
+    bert = model.encoders["text"].backbone
     assert count(bert) == bert_parameters(words, 512, 768, 12) == 108_891_648
     assert (bert.config.num_hidden_layers, bert.config.num_attention_heads) == (12, 12)
     # torchvision's ResNet-50 has 25,557,032, of which its classifier 2,048 · 1,000 + 1,000
-    assert count(model.image.backbone) == 25_557_032 - 2_049_000
+    assert count(model.encoders["image"].backbone) == 25_557_032 - 2_049_000
     assert (model.fusion[0].mix.d, model.fusion[0].mix.H) == (768, 8)
     assert count(model.fusion) == merged_layer_parameters(768)
 
     model.train()
     text = {"input_ids": torch.tensor([[2, 17, 30_521, 9]])}
     text["attention_mask"] = torch.ones_like(text["input_ids"], dtype=torch.bool)
-    trace = model.trace(text, pictures(1, size=224))
-    assert trace.image.value.shape == (1, 49, 768)
-    torch.nn.functional.cross_entropy(trace.logits, torch.tensor([3])).backward()
+    outputs = model.outputs(text, pictures(1, size=224))
+    assert outputs.tokens["image"].value.shape == (1, 49, 768)
+    torch.nn.functional.cross_entropy(outputs.logits, torch.tensor([3])).backward()
     silent = [
         n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()
     ]
     assert not silent
-    for part in (bert.encoder.layer[0], model.image.backbone[0], model.fusion, model.head):
+    for part in (
+        bert.encoder.layer[0],
+        model.encoders["image"].backbone.conv1,
+        model.fusion,
+        model.head,
+    ):
         assert sum(p.grad.abs().sum() for p in part.parameters()) > 0  # type: ignore[union-attr]
     before = model.head[1].weight.detach().clone()
     torch.optim.SGD(model.parameters(), 1e-3).step()
@@ -241,11 +250,13 @@ def test_every_fusion_learns_in_one_step(fusion):
     """One step of gradient descent lowers the loss, and reaches both encoders."""
     model = build(fusion).train()
     text, images, target = texts(4), pictures(4), torch.tensor([0, 1, 2, 3])
-    model.image.freeze()  # else BatchNorm makes the loss before the step another function
+    model.encoders[
+        "image"
+    ].freeze()  # else BatchNorm makes the loss before the step another function
     optimizer = torch.optim.SGD(model.parameters(), 1e-2)
     loss = torch.nn.functional.cross_entropy(model(text, images), target)
     loss.backward()
-    for part in (model.text.backbone, model.image.to_d):
+    for part in (model.encoders["text"].backbone, model.encoders["image"].proj):
         assert sum(p.grad.abs().sum() for p in part.parameters() if p.grad is not None) > 0
     optimizer.step()
     assert torch.nn.functional.cross_entropy(model(text, images), target) < loss
@@ -258,23 +269,27 @@ def test_every_fusion_learns_in_one_step(fusion):
 def test_the_last_layers_shortcut_gives_the_same_logits(fusion):
     """The last layer asks for [CLS] alone; asking for all tokens gives the same answer."""
     model = build(fusion, layers=2)
-    trace = model.trace(texts(3, length=4), pictures(3))
-    state, streams = trace.text, {"image": trace.image}
+    outputs = model.outputs(texts(3, length=4), pictures(3))
+    state, streams = outputs.tokens["text"], {"image": outputs.tokens["image"]}
     for block in model.fusion:
         state = block(state, streams)
-    assert state.value.shape[1] == L and trace.layers[-1].value.shape[1] == 1
-    assert torch.allclose(model.head(state.value[:, 0]), trace.logits, atol=1e-5)
+    assert state.value.shape[1] == L and outputs.hidden_states[-1].value.shape[1] == 1
+    assert torch.allclose(model.head(state.value[:, 0]), outputs.logits, atol=1e-5)
 
 
 def test_the_modalities_are_marked():
     """Tokens that agree in all but their modality must be told apart."""
     model = build()
-    trace = model.trace(texts(1), pictures(1))
+    outputs = model.outputs(texts(1), pictures(1))
     assert torch.allclose(
-        trace.text.value - model.text(texts(1)).value, model.modality.weight[0], atol=1e-6
+        outputs.tokens["text"].value - model.encoders["text"](texts(1)).value,
+        model.modality.weight[0],
+        atol=1e-6,
     )
     assert torch.allclose(
-        trace.image.value - model.image(pictures(1)).value, model.modality.weight[1], atol=1e-6
+        outputs.tokens["image"].value - model.encoders["image"](pictures(1)).value,
+        model.modality.weight[1],
+        atol=1e-6,
     )
     assert largest_change(model.modality.weight[0], model.modality.weight[1]) > 1e-3
 
@@ -302,7 +317,7 @@ def test_dropout_is_off_in_evaluation():
     text, images = texts(2), pictures(2)
     assert torch.equal(model(text, images), model(text, images))
     model.train()
-    model.image.freeze()
+    model.encoders["image"].freeze()
     assert not torch.equal(model(text, images), model(text, images))
 
 

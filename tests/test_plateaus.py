@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mmlib.data.scenes import KINDS
+from mmlib.encoders import scale_pixels
 from mmlib.evaluation import paired_interval
 from mmlib.tasks.scenes import SceneRecipe
 from tools import record
@@ -112,7 +113,7 @@ def test_looks_are_the_shares_of_attention_that_a_loop_over_the_phrases_finds():
     task = PLATEAUS.Variant(SceneRecipe(preset="tiny"))
     found, asked = PLATEAUS.looks(task), task.asked
     assert [len(found["word"]), len(found["first"])] == [1, 2]  # the last layer asks no word
-    pictures = asked["pictures"][:40].permute(0, 3, 1, 2).float() / 127.5 - 1
+    pictures = scale_pixels(asked["pictures"][:40], channels_last=True)
     text = {name: asked[name][:320] for name in ("input_ids", "attention_mask")}
     with torch.no_grad():
         layers = [layer["image"] for layer in task.model.weights(text, pictures)]

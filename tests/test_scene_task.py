@@ -43,7 +43,7 @@ from mmlib.data.scenes.questions import Question
 from mmlib.errors import UserError
 from mmlib.evaluation import accuracy_by_kind
 from mmlib.fusion import FUSIONS
-from mmlib.models import Trace
+from mmlib.models import FusionOutput
 from mmlib.tasks.scenes import (
     CELL_CLASSES,
     EASY_KINDS,
@@ -375,12 +375,12 @@ def test_the_parts_of_the_loss_by_hand():
     task = SceneTask(recipe(dense=0.7, grounding=0.3))
     task.module.eval()
     batch = task.batch(0)
-    trace = ask_model(task.model, batch)
+    outputs = ask_model(task.model, batch)
     parts = {n: total / divisor for n, (total, divisor) in task.losses(batch).items()}
     assert parts["answer"].item() == pytest.approx(
-        F.cross_entropy(trace.logits, batch["target"]).item(), rel=1e-5
+        F.cross_entropy(outputs.logits, batch["target"]).item(), rel=1e-5
     )
-    out = task.supervision.cells(trace.image.value)
+    out = task.supervision.cells(outputs.tokens["image"].value)
     for number, name in enumerate(("cell_color", "cell_shape", "cell_size")):
         first = sum(CELL_CLASSES[:number])
         logits = out[..., first : first + CELL_CLASSES[number]].flatten(0, 1)
@@ -388,8 +388,8 @@ def test_the_parts_of_the_loss_by_hand():
         weight[0] = 0.05
         mean = F.cross_entropy(logits, batch["cells"][..., number].flatten(), weight)
         assert parts[name].item() == pytest.approx(0.7 * mean.item(), rel=1e-4)
-    words = trace.layers[0].value
-    scores = task.supervision.point(words, trace.image.value).flatten(0, 1)
+    words = outputs.hidden_states[0].value
+    scores = task.supervision.point(words, outputs.tokens["image"].value).flatten(0, 1)
     pointing = F.cross_entropy(scores, batch["phrases"].flatten(), ignore_index=-1)
     assert parts["grounding"].item() == pytest.approx(0.3 * pointing.item(), rel=1e-5)
 
@@ -458,9 +458,12 @@ def test_each_cause_is_one_field_of_the_recipe(changes, parts, tmp_path, monkeyp
 
 def test_coordinates_and_text_layers_are_gone_from_the_model():
     model = SceneTask(recipe(coordinates=False, text_layers=0)).model
-    assert model.image.place is None and len(model.text.backbone.encoder.layer) == 0
-    assert SceneTask(recipe()).model.image.place is not None
-    assert hasattr(SceneTask(recipe(axes=False)).model.image, "cell")
+    assert (
+        model.encoders["image"].place is None
+        and len(model.encoders["text"].backbone.encoder.layer) == 0
+    )
+    assert SceneTask(recipe()).model.encoders["image"].place is not None
+    assert hasattr(SceneTask(recipe(axes=False)).model.encoders["image"], "cell")
 
 
 def test_the_seed_decides_the_first_weights():
@@ -644,4 +647,4 @@ def test_a_decompression_bomb_is_one_line(trained, tmp_path, monkeypatch):
 
 
 def test_traces_are_what_the_task_reads():
-    assert {"logits", "layers", "image"} <= set(Trace.__dataclass_fields__)
+    assert {"logits", "hidden_states", "tokens"} <= set(FusionOutput.__dataclass_fields__)

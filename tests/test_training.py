@@ -46,7 +46,7 @@ C = 4
 def model(seed: int = 0) -> MultimodalBert:
     torch.manual_seed(seed)
     built = MultimodalBert.from_config(preset("tiny", C, 20, image_size=16))
-    built.image.freeze()
+    built.encoders["image"].freeze()
     return built
 
 
@@ -142,8 +142,10 @@ def test_labels_that_the_criterion_ignores_are_no_mistake():
 def accuracy_after(labels_of_text: bool) -> dict[str, float]:
     """Learn which of four words a text ends with, from right labels or from shuffled ones."""
     torch.manual_seed(0)
-    built = MultimodalBert.from_config(preset("tiny", C, 20, image_size=16, positions=5))
-    built.image.freeze()
+    built = MultimodalBert.from_config(
+        preset("tiny", C, 20, image_size=16, max_position_embeddings=5)
+    )
+    built.encoders["image"].freeze()
 
     def pairs(seed: int):
         text, images, _ = batch(seed, B=64)

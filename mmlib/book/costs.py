@@ -95,12 +95,12 @@ class Sizes(NamedTuple):
         for block in blocks:
             if not (isinstance(block, TransformerBlock) and isinstance(block.mix, MergedAttention)):
                 raise expected("merged attention", "another fusion", "choose fusion='merged'")
-        model_image: Any = model.image
-        bert: Any = model.text
+        model_image: Any = model.encoders["image"]
+        bert: Any = model.encoders["text"]
         head: Any = model.head
         return cls(
             head[1].in_features, bert.backbone.config.hidden_size,
-            bert.backbone.config.num_hidden_layers, len(blocks), model_image.to_d.in_features,
+            bert.backbone.config.num_hidden_layers, len(blocks), model_image.proj.in_features,
             len(model_image.places), head[1].out_features,
             sum(p.numel() for p in model.parameters()),
         )  # fmt: skip
@@ -124,10 +124,10 @@ def forward_flops(model: MultimodalBert, B: int, P: int, L_t: int) -> dict[str, 
     B questions of L_t tokens on P pictures. Raises UserError as `Sizes.of`.
     Source: Kaplan et al. (2020), table 1, for the Transformer's.
     """
-    s, image = Sizes.of(model), model.image
+    s, image = Sizes.of(model), model.encoders["image"]
     bert_layer = layer_flops(s.d_t, L_t, 0, L_t, B, 0)
     asked = [L_t] * (s.layers - 1) + [1]  # the last layer computes [CLS] alone
-    maps: Any = convolutions(image.backbone, image.size)  # type: ignore[arg-type]
+    maps: Any = convolutions(image.backbone, image.image_size)  # type: ignore[arg-type]
     return {
         "text": s.text_layers * bert_layer + 2 * B * L_t * s.d_t * s.d,
         "image": P * (sum(c.flops for c in maps) + 2 * s.L_i * s.width * s.d) + _place(model),
@@ -139,7 +139,7 @@ def forward_flops(model: MultimodalBert, B: int, P: int, L_t: int) -> dict[str, 
 def _place(model: MultimodalBert) -> int:
     """The linear map of the cells' coordinates, computed once a step."""
     s = Sizes.of(model)
-    return 2 * s.L_i * 2 * s.d if model.image.place is not None else 0
+    return 2 * s.L_i * 2 * s.d if model.encoders["image"].place is not None else 0
 
 
 def step_flops(model: MultimodalBert, B: int, P: int, L_t: int) -> int:
@@ -149,8 +149,8 @@ def step_flops(model: MultimodalBert, B: int, P: int, L_t: int) -> int:
     the first convolution and the map of the coordinates pass no gradient on.
     Source: Kaplan et al. (2020), sec. 2.1.
     """
-    image: Any = model.image
-    first = convolutions(image.backbone, image.size)[0]
+    image: Any = model.encoders["image"]
+    first = convolutions(image.backbone, image.image_size)[0]
     return 3 * sum(forward_flops(model, B, P, L_t).values()) - P * first.flops - _place(model)
 
 
@@ -161,8 +161,8 @@ def kept_values(model: MultimodalBert, B: int, P: int, L_t: int) -> dict[str, in
     Not counted: masks, the norms' statistics, one number a head and query: a percent or two.
     Source: Korthikanti et al. (2022), sec. 4, for the Transformer's.
     """
-    s, image = Sizes.of(model), model.image
-    maps = kept_maps(image.backbone, image.size)  # type: ignore[arg-type]
+    s, image = Sizes.of(model), model.encoders["image"]
+    maps = kept_maps(image.backbone, image.image_size)  # type: ignore[arg-type]
     asked = [L_t] * (s.layers - 1) + [1]
     return {
         "text": B * L_t * s.d_t * (16 * s.text_layers + 2),

@@ -6,6 +6,7 @@ from mmlib.encoders.image import (
     resnet50_grid,
     resnet_for_small_pictures,
     resnet_grid,
+    scale_pixels,
 )
 from mmlib.encoders.text import TextEncoder, small_bert
 
@@ -16,5 +17,6 @@ __all__ = [
     "resnet50_grid",
     "resnet_for_small_pictures",
     "resnet_grid",
+    "scale_pixels",
     "small_bert",
 ]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from mmlib.encoders.base import Encoder
@@ -22,15 +25,15 @@ class GridEncoder(Encoder):
     Source: He et al. (2016) for ResNet; the document keeps one pooled vector instead (section 4.3).
     """
 
+    places: Tensor
+
     def __init__(
-        self, backbone: nn.Module, width: int, d: int, size: int, coordinates: bool = True,
+        self, backbone: nn.Module, width: int, d: int, image_size: int, coordinates: bool = True,
         axes: bool = True,
     ):  # fmt: skip
         super().__init__(backbone, width, d)
-        self.size = size
-        with torch.no_grad():
-            probe = self._map(torch.zeros(1, 3, size, size))
-        h, w = probe.shape[-2:]
+        self.image_size = image_size
+        h, w = map_size(backbone, image_size)
         self.axes = axes
         if axes:
             self.row = nn.Parameter(torch.randn(h, 1, d) * 0.3)
@@ -44,41 +47,66 @@ class GridEncoder(Encoder):
             nn.init.normal_(self.place.weight, std=0.7)
         self.norm = nn.LayerNorm(d)
 
-    def _map(self, pictures: Tensor) -> Tensor:
-        was_training = self.backbone.training
-        self.backbone.eval()  # the probe must not touch BatchNorm's statistics
-        out = self.backbone(pictures)
-        self.backbone.train(was_training)
-        return out
+    def shape(self, inputs: Tensor) -> tuple[int, int]:
+        """P and h·w of pictures [P, 3, image_size, image_size], float in [−1, 1] or uint8.
 
-    def features(self, pictures: Tensor, mask: Tensor | None = None) -> Tokens:
-        """Pictures [B, 3, size, size], float in [−1, 1] → Tokens [B, h·w, width].
-
-        mask [B] is False where a sample has no picture: none of its cells may be attended then.
-        Raises UserError where the pictures have another shape.
+        Raises UserError where they have another shape or type.
         """
-        if pictures.dim() != 4 or pictures.shape[1:] != (3, self.size, self.size):
+        size = self.image_size
+        if inputs.dim() != 4 or inputs.shape[1:] != (3, size, size):
             raise expected(
-                f"pictures of shape [B, 3, {self.size}, {self.size}]",
-                list(pictures.shape),
+                f"pictures of shape [B, 3, {size}, {size}]",
+                list(inputs.shape),
                 "resize them, channels first",
             )
-        cells = self.backbone(pictures).flatten(2).transpose(1, 2)
-        present = torch.ones(len(cells), dtype=torch.bool, device=cells.device)
-        present = present if mask is None else mask
-        return Tokens(cells, present[:, None].expand(cells.shape[:2]))
+        if not inputs.is_floating_point() and inputs.dtype != torch.uint8:
+            raise expected(
+                "pictures in float or uint8", inputs.dtype, "scale them with scale_pixels"
+            )
+        return inputs.shape[0], self.places.shape[0]
+
+    def read(self, inputs: Tensor) -> Tokens:
+        """Pictures [P, 3, image_size, image_size] → Tokens [P, h·w, width], row by row."""
+        pictures = scale_pixels(inputs) if inputs.dtype == torch.uint8 else inputs
+        return Tokens.all_visible(self.backbone(pictures).flatten(2).transpose(1, 2))
 
     def project(self, features: Tokens) -> Tokens:
         """Features [B, h·w, width] → tokens [B, h·w, d] that carry their place."""
         learned = self.row + self.column if self.axes else self.cell
-        x = self.to_d(features.value) + learned.flatten(0, 1)
+        x = self.proj(features.value) + learned.flatten(0, 1)
         if self.place is not None:
             x = x + self.place(self.places)
         return Tokens(self.norm(x), features.mask)
 
-    def forward(self, pictures: Tensor, mask: Tensor | None = None) -> Tokens:
-        """Pictures [B, 3, size, size], float in [−1, 1], mask [B] → Tokens [B, h·w, d]."""
-        return self.project(self.features(pictures, mask))
+
+def scale_pixels(pixels: Tensor, channels_last: bool = False) -> Tensor:
+    """Pixels from 0 to 255 (uint8) as the encoders read them: float from −1 to 1, channels first.
+
+    pixels [..., 3, h, w], or [..., h, w, 3] where channels_last → [..., 3, h, w].
+    Raises UserError for another type (a float has been scaled, no one knows how) or shape.
+    """
+    channels = -1 if channels_last else -3
+    if pixels.dtype != torch.uint8 or pixels.dim() < 3 or pixels.shape[channels] != 3:
+        raise expected(
+            f"pixels in uint8 of shape {'[..., h, w, 3]' if channels_last else '[..., 3, h, w]'}",
+            f"{pixels.dtype} {list(pixels.shape)}",
+            "convert the picture to RGB, and say where the channels stand",
+        )
+    return (pixels.movedim(-1, -3) if channels_last else pixels).float() / 127.5 - 1
+
+
+def map_size(backbone: nn.Module, image_size: int) -> tuple[int, int]:
+    """Height and width of the map of a convolutional network for pictures of image_size pixels.
+
+    It runs on the meta device, which computes shapes and nothing else, so that neither the modes
+    nor the statistics of its BatchNorm are touched.
+    """
+    named = [*backbone.named_parameters(), *backbone.named_buffers()]
+    on_meta = {name: x.detach().to("meta") for name, x in named}
+    # two pictures: BatchNorm in training mode refuses a single value a channel
+    pictures = torch.empty(2, 3, image_size, image_size, device="meta")
+    h, w = functional_call(backbone, on_meta, pictures).shape[-2:]
+    return int(h), int(w)
 
 
 def resnet_grid(resnet: ResNet) -> nn.Sequential:
@@ -87,7 +115,7 @@ def resnet_grid(resnet: ResNet) -> nn.Sequential:
     A ResNet of basic blocks has 512 channels instead. Source: He et al. (2016).
     """
     names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
-    return nn.Sequential(*(getattr(resnet, name) for name in names))
+    return nn.Sequential(OrderedDict((name, getattr(resnet, name)) for name in names))
 
 
 def resnet_for_small_pictures() -> nn.Sequential:
@@ -99,7 +127,7 @@ def resnet_for_small_pictures() -> nn.Sequential:
     resnet = ResNet(BasicBlock, [1, 1, 1, 1])
     resnet.conv1 = nn.Conv2d(3, 64, 3, stride=2, padding=1, bias=False)
     names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2")
-    return nn.Sequential(*(getattr(resnet, name) for name in names))
+    return nn.Sequential(OrderedDict((name, getattr(resnet, name)) for name in names))
 
 
 def resnet50_grid() -> nn.Sequential:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
@@ -21,41 +22,58 @@ class TextEncoder(Encoder):
 
     def __init__(self, backbone: BertModel, d: int):
         super().__init__(backbone, backbone.config.hidden_size, d)
-        self.positions = backbone.config.max_position_embeddings
+        self.max_position_embeddings = backbone.config.max_position_embeddings
 
-    def features(self, text: Mapping[str, Tensor]) -> Tokens:
-        """{"input_ids": [B, L], "attention_mask": [B, L]} → Tokens [B, L, width].
+    def shape(self, inputs: Mapping[str, Tensor]) -> tuple[int, int]:
+        """B and L of {"input_ids": [B, L], "attention_mask": [B, L]}.
 
-        Raises UserError where a text is longer than the positions.
+        Raises UserError where one of them is lacking or has another form, and where a text is
+        longer than the positions.
         """
-        ids, mask = text["input_ids"], text["attention_mask"]
-        if ids.shape[-1] > self.positions:
+        if not isinstance(inputs, Mapping) or not {"input_ids", "attention_mask"} <= set(inputs):
+            got = ", ".join(inputs) if isinstance(inputs, Mapping) else type(inputs).__name__
+            raise expected("input_ids and attention_mask", got, "pass what the tokenizer returns")
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        if ids.dim() != 2 or ids.dtype not in (torch.int64, torch.int32):
             raise expected(
-                f"at most {self.positions} word pieces a text",
-                ids.shape[-1],
+                "input_ids of integers [B, L]", f"{ids.dtype} {list(ids.shape)}",
+                "call the tokenizer with return_tensors='pt'",
+            )  # fmt: skip
+        if mask.shape != ids.shape or mask.is_floating_point():
+            raise expected(
+                f"an attention_mask of booleans or integers {list(ids.shape)}",
+                f"{mask.dtype} {list(mask.shape)}", "pass one 0 or 1 a word piece",
+            )  # fmt: skip
+        if ids.shape[1] > self.max_position_embeddings:
+            raise expected(
+                f"at most {self.max_position_embeddings} word pieces a text",
+                ids.shape[1],
                 "cut the text in the tokenizer (truncation=True)",
             )
+        return ids.shape[0], ids.shape[1]
+
+    def read(self, inputs: Mapping[str, Tensor]) -> Tokens:
+        """{"input_ids": [B, L], "attention_mask": [B, L]} → last hidden states [B, L, width]."""
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
         states = self.backbone(input_ids=ids, attention_mask=mask).last_hidden_state
         return Tokens(states, mask.bool())
 
-    def forward(self, text: Mapping[str, Tensor]) -> Tokens:
-        """{"input_ids": [B, L], "attention_mask": [B, L]} → Tokens [B, L, d]."""
-        return self.project(self.features(text))
 
-
-def small_bert(vocabulary: int, width: int, layers: int, heads: int, positions: int) -> BertModel:
+def small_bert(
+    vocab_size: int, width: int, layers: int, heads: int, max_position_embeddings: int
+) -> BertModel:
     """A BERT from its configuration, without pretrained weights and without the pooled head.
 
-    width d, feed-forward width 4 d, positions = the longest text in word pieces.
+    width d, feed-forward width 4 d, max_position_embeddings the longest text in word pieces.
     Source: Devlin et al. (2019).
     """
     config = BertConfig(
-        vocab_size=vocabulary,
+        vocab_size=vocab_size,
         hidden_size=width,
         num_hidden_layers=layers,
         num_attention_heads=heads,
         intermediate_size=4 * width,
-        max_position_embeddings=positions,
+        max_position_embeddings=max_position_embeddings,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )

@@ -1,4 +1,4 @@
-"""Models: chapters 06, 08, 10, 16. Encoders, a stack of fusion layers, a head."""
+"""The document's model: chapters 06, 07. Text and picture, from one configuration."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmlib.blocks import TransformerBlock
 from mmlib.encoders import (
     GridEncoder,
     TextEncoder,
@@ -17,10 +16,7 @@ from mmlib.encoders import (
     small_bert,
 )
 from mmlib.errors import expected
-from mmlib.fusion import FUSIONS, MergedAttention, build_fusion
-from mmlib.tokens import Tokens
-
-MODALITIES = ("text", "image")
+from mmlib.models.fusion_model import FusionModel, FusionOutput
 
 
 @dataclass(frozen=True)
@@ -31,9 +27,9 @@ class ModelConfig:
     image "small" (64-pixel ResNet, 8×8 cells) or "resnet50" (7×7 cells at 224 pixels).
     """
 
-    classes: int
-    vocabulary: int
-    positions: int = 32
+    num_classes: int
+    vocab_size: int
+    max_position_embeddings: int = 32
     d: int = 128
     heads: int = 4
     layers: int = 4
@@ -53,64 +49,36 @@ PRESETS: dict[str, dict[str, Any]] = {
     "small": dict(d=128, heads=4, layers=4, text_width=128, text_layers=1, text_heads=4),
     "base": dict(
         d=768, heads=8, layers=1, text_width=768, text_layers=12, text_heads=12,
-        positions=512, image="resnet50", image_size=224,
+        max_position_embeddings=512, image="resnet50", image_size=224,
     ),
 }  # fmt: skip
 
 
-def preset(name: str, classes: int, vocabulary: int, **changes: Any) -> ModelConfig:
+def preset(name: str, num_classes: int, vocab_size: int, **changes: Any) -> ModelConfig:
     """The configuration of that size: "tiny" (seconds), "small" (minutes), "base" (the document's).
 
     `base` has BERT-base, ResNet-50, width 768 and 8 heads. Raises UserError for another name.
     """
     if name not in PRESETS:
         raise expected(f"a preset of {', '.join(PRESETS)}", f"'{name}'", "choose one of these")
-    return replace(ModelConfig(classes, vocabulary, **PRESETS[name]), **changes)
+    return replace(ModelConfig(num_classes, vocab_size, **PRESETS[name]), **changes)
 
 
-@dataclass(frozen=True)
-class Trace:
-    """What a forward pass computed, for training signals and for looking inside.
+class MultimodalBert(FusionModel):
+    """The document's model: `FusionModel` of a text that asks (BERT) and an image (a ResNet grid).
 
-    logits [B, C]; layers[l] the query tokens [B, L, d] after fusion layer l (the last one holds
-    only the first token); text [B, L, d] and image [P, L_i, d] the tokens as they enter fusion.
-    """
-
-    logits: Tensor
-    layers: tuple[Tokens, ...]
-    text: Tokens
-    image: Tokens
-
-
-class MultimodalBert(nn.Module):
-    """The document's model: BERT, a ResNet grid, fusion layers whose queries are the text, a head.
-
-    The answer is read at the first text token ([CLS]). A token-level fusion stands in `layers`
-    pre-norm Transformer blocks; a pooled one is applied once, without residual or norm, so that
-    late fusion with this linear head stays a sum of logits.
+    The answer is read at the first text token ([CLS]). It takes its inputs by name, as every
+    `FusionModel`, or in the document's order: text_input, image_input, image_mask.
 
     Source: the document, sec. 4, with the repairs of chapter 06.
     """
 
     def __init__(
         self, text: nn.Module, image: nn.Module, d: int, heads: int, layers: int, fusion: str,
-        classes: int, dropout: float = 0.0,
+        num_classes: int, dropout: float = 0.0,
     ):  # fmt: skip
-        super().__init__()
-        self.text, self.image = text, image
-        self.modality = nn.Embedding(len(MODALITIES), d)
-        nn.init.normal_(self.modality.weight, std=0.02)
-        pooled = fusion in FUSIONS and FUSIONS[fusion].pooled
-        methods = [
-            build_fusion(fusion, d, MODALITIES, heads) for _ in range(1 if pooled else layers)
-        ]
-        if pooled:
-            self.fusion = nn.ModuleList(methods)
-            self.head: nn.Module = nn.Linear(d, classes)
-        else:
-            self.fusion = nn.ModuleList(TransformerBlock(m, d, dropout=dropout) for m in methods)
-            self.head = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, classes))
-        self.pooled = pooled
+        encoders = {"text": text, "image": image}
+        super().__init__(encoders, d, heads, layers, fusion, num_classes, dropout)
 
     @classmethod
     def from_config(cls, config: ModelConfig) -> MultimodalBert:
@@ -122,70 +90,64 @@ class MultimodalBert(nn.Module):
             )
         body, width = bodies[config.image]
         bert = small_bert(
-            config.vocabulary, config.text_width, config.text_layers, config.text_heads,
-            config.positions,
+            config.vocab_size, config.text_width, config.text_layers, config.text_heads,
+            config.max_position_embeddings,
         )  # fmt: skip
         return cls(
             TextEncoder(bert, config.d),
             GridEncoder(
                 body(), width, config.d, config.image_size, config.coordinates, config.axes
             ),
-            config.d, config.heads, config.layers, config.fusion, config.classes, config.dropout,
+            config.d, config.heads, config.layers, config.fusion,
+            config.num_classes, config.dropout,
         )  # fmt: skip
 
     def forward(
         self,
-        text_input: Mapping[str, Tensor],
-        image_input: Tensor,
+        inputs: Mapping[str, Any],
+        present: Mapping[str, Tensor] | Tensor | None = None,
         image_mask: Tensor | None = None,
     ) -> Tensor:
         """Logits [B, C] of B texts about P pictures, B a multiple of P.
 
-        text_input {"input_ids": [B, L], "attention_mask": [B, L]}; text b belongs to picture
-        b // (B / P). image_input [P, 3, size, size], float in [−1, 1]; image_mask [P], False where
-        there is no picture. A missing text is an attention_mask that is True at [CLS] alone.
+        `model(text_input, image_input, image_mask)`: text_input {"input_ids": [B, L],
+        "attention_mask": [B, L]}; text b belongs to picture b // (B / P). image_input
+        [P, 3, size, size], float in [−1, 1] or uint8; image_mask [P], False where there is no
+        picture. A missing text is an attention_mask that is True at [CLS] alone.
+
+        `model({"text": text_input, "image": image_input}, {"image": image_mask})` is the same.
         """
-        return self.trace(text_input, image_input, image_mask).logits
+        return self.outputs(inputs, present, image_mask).logits
 
-    def trace(
+    def outputs(
         self,
-        text_input: Mapping[str, Tensor],
-        image_input: Tensor,
+        inputs: Mapping[str, Any],
+        present: Mapping[str, Tensor] | Tensor | None = None,
         image_mask: Tensor | None = None,
-    ) -> Trace:
+    ) -> FusionOutput:
         """As `forward`, with the states in between."""
-        return self.fuse(self.text(text_input), self.image(image_input, image_mask))
-
-    def fuse(self, text: Tokens, image: Tokens) -> Trace:
-        """The model above its encoders: text [B, L_t, d], image [P, L_i, d], both projected."""
-        entering = text = Tokens(text.value + self.modality.weight[0], text.mask)
-        image = Tokens(image.value + self.modality.weight[1], image.mask)
-        if self.pooled:
-            first = Tokens(text.value[:, :1], text.mask[:, :1])
-            h = Tokens(self.fusion[0](first, {"text": text, "image": image}), first.mask)
-            return Trace(self.head(h.value[:, 0]), (h,), entering, image)
-        states: list[Tokens] = []
-        for number, block in enumerate(self.fusion):
-            # the head reads only the first token, so the last layer computes no other
-            queries = 1 if number == len(self.fusion) - 1 else None
-            text = block(text, {"image": image}, queries=queries)
-            states.append(text)
-        return Trace(self.head(text.value[:, 0]), tuple(states), entering, image)
+        return super().outputs(*_by_name(inputs, present, image_mask))
 
     def weights(
-        self, text_input: Mapping[str, Tensor], image_input: Tensor
+        self,
+        inputs: Mapping[str, Any],
+        present: Mapping[str, Tensor] | Tensor | None = None,
+        image_mask: Tensor | None = None,
     ) -> list[dict[str, Tensor]]:
-        """Where each layer of merged attention looks: {modality: [B, H, L_q, L_m]} a layer.
+        """As in `FusionModel`, {"text": [B, H, L_q, L_t], "image": [B, H, L_q, L_i]} a layer."""
+        return super().weights(*_by_name(inputs, present, image_mask))
 
-        The first query of the last layer is the one that answers. Raises UserError for another
-        fusion. A weight says what was mixed, not what decided (chapter 09).
-        """
-        looking = []
-        trace = self.trace(text_input, image_input)
-        asked = (trace.text, *trace.layers[:-1])
-        for block, text in zip(self.fusion, asked, strict=True):
-            mix = getattr(block, "mix", None)
-            if not isinstance(block, TransformerBlock) or not isinstance(mix, MergedAttention):
-                raise expected("merged attention", "another fusion", "choose fusion='merged'")
-            looking.append(mix.weights(*block.mixed(text, {"image": trace.image})))
-        return looking
+
+def _by_name(
+    inputs: Mapping[str, Any],
+    present: Mapping[str, Tensor] | Tensor | None,
+    image_mask: Tensor | None,
+) -> tuple[Mapping[str, Any], Mapping[str, Tensor] | None]:
+    """Inputs and presence by name, from either order; the document's second input is a tensor."""
+    if not isinstance(present, Tensor):
+        if image_mask is not None:
+            raise expected(
+                'inputs by name with {"image": mask}', "a third input", "pass two mappings"
+            )
+        return inputs, present
+    return {"text": inputs, "image": present}, {} if image_mask is None else {"image": image_mask}

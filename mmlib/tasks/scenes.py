@@ -38,12 +38,13 @@ from mmlib.data.scenes.batches import (
     with_modality,
 )
 from mmlib.data.scenes.world import check_objects
+from mmlib.encoders import scale_pixels
 from mmlib.errors import expected
 from mmlib.evaluation import accuracy_by_kind
 from mmlib.files import write_whole
 from mmlib.generation import predict
 from mmlib.losses import cross_entropy, label_weight
-from mmlib.models import MultimodalBert, Trace, preset
+from mmlib.models import FusionOutput, MultimodalBert, preset
 from mmlib.training.checkpoint import load_weights
 from mmlib.training.fit import Optimization, as_json, fit, key
 
@@ -151,9 +152,9 @@ class SceneTask:
             raise expected("modality both, text or image", f"'{recipe.modality}'", "choose one")
         torch.manual_seed(key(recipe.seed))
         config = preset(
-            recipe.preset, len(ANSWERS), len(WORDS), positions=LENGTH, fusion=recipe.fusion,
-            coordinates=recipe.coordinates, axes=recipe.axes, text_layers=recipe.text_layers,
-            dropout=recipe.dropout,
+            recipe.preset, len(ANSWERS), len(WORDS), max_position_embeddings=LENGTH,
+            fusion=recipe.fusion, coordinates=recipe.coordinates, axes=recipe.axes,
+            text_layers=recipe.text_layers, dropout=recipe.dropout,
         )  # fmt: skip
         if config.image_size != 64:
             raise expected(
@@ -204,17 +205,18 @@ class SceneTask:
     def losses(self, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """The answer's loss, the cells' (dense supervision), the phrases' (grounding)."""
         recipe, supervision = self.recipe, self.supervision
-        trace = ask_model(self.model, batch)
-        parts = {"answer": cross_entropy(trace.logits, batch["target"])}
+        outputs = ask_model(self.model, batch)
+        parts = {"answer": cross_entropy(outputs.logits, batch["target"])}
         if recipe.dense:
-            logits = supervision.cells(trace.image.value).flatten(0, 1).split(CELL_CLASSES, -1)
+            cells = supervision.cells(outputs.tokens["image"].value).flatten(0, 1)
+            logits = cells.split(CELL_CLASSES, -1)
             for (name, target, weight), out in zip(
                 _cell_parts(batch["cells"]), logits, strict=True
             ):
                 parts[name] = _weighted(recipe.dense, cross_entropy(out, target, weight))
         if recipe.grounding:
-            words = trace.layers[self.grounding_layer].value
-            scores = supervision.point(words, trace.image.value).flatten(0, 1)
+            words = outputs.hidden_states[self.grounding_layer].value
+            scores = supervision.point(words, outputs.tokens["image"].value).flatten(0, 1)
             parts["grounding"] = _weighted(
                 recipe.grounding, cross_entropy(scores, batch["phrases"].flatten())
             )
@@ -244,11 +246,11 @@ def _weighted(by: float, part: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     return by * part[0], part[1]
 
 
-def ask_model(model: MultimodalBert, batch: Mapping[str, Tensor]) -> Trace:
+def ask_model(model: MultimodalBert, batch: Mapping[str, Tensor]) -> FusionOutput:
     """Run the model on a batch of `tensors`; pictures come as bytes [P, 64, 64, 3]."""
-    pictures = batch["pictures"].permute(0, 3, 1, 2).float() / 127.5 - 1
+    pictures = scale_pixels(batch["pictures"], channels_last=True)
     text = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-    return model.trace(text, pictures, batch["image_mask"])
+    return model.outputs(text, pictures, batch["image_mask"])
 
 
 def held_out_questions(
@@ -368,5 +370,5 @@ def answer_about(task: SceneTask, picture: Path, text: str) -> str:
             f"a picture of {PIXELS} × {PIXELS} pixels", f"{pixels.shape[1]} × {pixels.shape[0]}",
             "resize it, or draw a scene with mmlib.data.scenes.render",
         )  # fmt: skip
-    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+    image = scale_pixels(torch.from_numpy(pixels.copy())[None], channels_last=True)
     return ANSWERS[int(predict(task.model, encode_questions([text]), image))]

@@ -132,14 +132,14 @@ class GpuTask(SceneTask):
         recipe.check()
         self.recipe, self.seed = recipe, recipe.seed
         torch.manual_seed(key(recipe.seed))
-        config = preset(recipe.preset, len(ANSWERS), len(WORDS), positions=LENGTH)
+        config = preset(recipe.preset, len(ANSWERS), len(WORDS), max_position_embeddings=LENGTH)
         text, image = pretrained(load_text, plan.text), pretrained(load_image, plan.image)
         self.found = {
             name: given if part else "none"
             for name, given, part in (("text", plan.text, text), ("image", plan.image, image))
         }
         bert = with_the_worlds_words(*text) if text else small_bert(
-            config.vocabulary, config.text_width, config.text_layers, config.text_heads, LENGTH
+            config.vocab_size, config.text_width, config.text_layers, config.text_heads, LENGTH
         )  # fmt: skip
         if config.image == "resnet50":
             network, width = image or resnet50_grid(), 2048
@@ -150,7 +150,7 @@ class GpuTask(SceneTask):
         )
         self.model = MultimodalBert(
             TextEncoder(bert, config.d), GridEncoder(enlarged, width, config.d, PIXELS),
-            config.d, config.heads, config.layers, config.fusion, config.classes,
+            config.d, config.heads, config.layers, config.fusion, config.num_classes,
         )  # fmt: skip
         self.supervision = SceneSupervision(config.d)
         self.module = nn.ModuleDict({"model": self.model, "supervision": self.supervision})
@@ -178,7 +178,7 @@ def compile_backbones(task: GpuTask, backend: str, device: torch.device) -> str:
     batch = {name: x.to(device) for name, x in task.batch(0).items()}
     said = "yes"
     try:
-        for encoder in (task.model.text, task.model.image):
+        for encoder in (task.model.encoders["text"], task.model.encoders["image"]):
             encoder.get_submodule("backbone").compile(backend=backend)
         with torch.autocast(device.type, torch.bfloat16):
             parts = task.losses(batch)

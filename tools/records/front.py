@@ -16,6 +16,7 @@ from matplotlib.patches import Rectangle
 
 from mmlib.book import figures
 from mmlib.data.scenes import ANSWERS, CELLS, sample_questions
+from mmlib.encoders import scale_pixels
 from mmlib.errors import expected
 from mmlib.files import write_whole
 from mmlib.fusion import modality_share
@@ -36,13 +37,13 @@ def draw(folder: Path) -> dict[str, Any]:
     scene, asked = sample_questions(rng, (6, 6), 1, {"reference": 1.0})
     question, batch = asked[0], tensors([(scene, asked)])
     text = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    pixels = batch["pictures"].permute(0, 3, 1, 2).float() / 127.5 - 1
+    pixels = scale_pixels(batch["pictures"], channels_last=True)
     with torch.inference_mode():
-        trace = task.model.trace(text, pixels)
+        outputs = task.model.outputs(text, pixels)
         looking = task.model.weights(text, pixels)
-        words = trace.layers[task.grounding_layer].value
-        pointing = task.supervision.point(words, trace.image.value)[0]
-    probability = trace.logits[0].softmax(-1)
+        words = outputs.hidden_states[task.grounding_layer].value
+        pointing = task.supervision.point(words, outputs.tokens["image"].value)[0]
+    probability = outputs.logits[0].softmax(-1)
     answer = ANSWERS[int(probability.argmax())]
     # the first query of the last layer is the one whose state the answer is read from
     looked = looking[-1]["image"][0, :, 0].mean(0)

@@ -51,6 +51,7 @@ from typing import Any
 import torch
 
 from mmlib.data.scenes import KINDS
+from mmlib.encoders import scale_pixels
 from mmlib.evaluation import Interval, accuracy_by_kind, interval, paired_interval
 from mmlib.tasks.scenes import SceneRecipe, SceneTask, answer_questions, held_out_questions
 from mmlib.training.fit import Optimization, as_json, fit, read_log
@@ -128,7 +129,7 @@ def looks(task: Variant, kind: str = "relation") -> dict[str, list[float]]:
     """
     task.model.eval()
     asked = {name: x[: 40 * RECIPE.questions] for name, x in task.asked.items()}
-    pictures = asked["pictures"][:40].permute(0, 3, 1, 2).float() / 127.5 - 1
+    pictures = scale_pixels(asked["pictures"][:40], channels_last=True)
     text = {name: asked[name] for name in ("input_ids", "attention_mask")}
     with torch.inference_mode():
         layers = [layer["image"] for layer in task.model.weights(text, pictures)]

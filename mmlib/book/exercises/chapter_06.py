@@ -259,7 +259,7 @@ def _tiny_model() -> MultimodalBert:
         config = preset("tiny", 5, 20, image_size=16)
         model = MultimodalBert.from_config(config).double().eval()
         nn.init.normal_(model.modality.weight)  # as if it had been learned
-        nn.init.normal_(cast(GridEncoder, model.image).norm.weight)
+        nn.init.normal_(cast(GridEncoder, model.encoders["image"]).norm.weight)
     return model
 
 
@@ -285,11 +285,11 @@ def _judge_absorbed(answer: Any) -> str:
     if torch.allclose(before, after, atol=1e-9):
         return ""
     m = model.modality.weight.detach()
-    text, image = cast(Encoder, model.text), cast(GridEncoder, model.image)
+    text, image = cast(Encoder, model.encoders["text"]), cast(GridEncoder, model.encoders["image"])
     places = {
-        "text.to_d.bias": text.to_d.bias,
+        "text.proj.bias": text.proj.bias,
         "image.norm.bias": image.norm.bias,
-        "image.to_d.bias": image.to_d.bias,
+        "image.proj.bias": image.proj.bias,
     }
     grown = {}
     for name, bias in places.items():
@@ -297,12 +297,12 @@ def _judge_absorbed(answer: Any) -> str:
         grown[name] = (now - bias).detach()
     if not any(bool(g.any()) for g in grown.values()):
         return "not yet. They are zero, but what they added is lost: where can it stand instead?"
-    if bool(grown["image.to_d.bias"].any()):
+    if bool(grown["image.proj.bias"].any()):
         return (
             "not yet. The picture's bias stands before the LayerNorm, which takes away the mean and"
             " rescales the rest. What is added last?"
         )
-    if torch.allclose(grown["text.to_d.bias"], m[1]):
+    if torch.allclose(grown["text.proj.bias"], m[1]):
         return "not yet. The first vector is the text's, the second the picture's."
     return "not yet. One of the two modalities has the wrong bias; compare its tokens in trace()."
 
