@@ -86,7 +86,7 @@ class FrozenText:
         lengths = [len(ids) for ids in self.tokenizer(list(inputs), verbose=False)["input_ids"]]
         return [(min(n, self.length), n > self.length) for n in lengths]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def features(self, inputs: Sequence[str]) -> Tensor:
         """Texts of the same number of word pieces → [B, L, width]: none is padded."""
         batch = self.tokenizer(
@@ -122,7 +122,7 @@ class FrozenPicture:
         """A whole grid for each picture, never cut; 0 stands for its number of cells."""
         return [(0, False)] * len(inputs)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def features(self, inputs: Sequence[Path]) -> Tensor:
         """Picture files → [B, h·w, width]."""
         arrays = [picture_array(path, self.image_size) for path in inputs]
@@ -133,7 +133,7 @@ class FrozenPicture:
         pictures = scale_pixels(pixels.to(device)).contiguous(memory_format=torch.channels_last)
         return self._reader.features(pictures).value.half().cpu()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def absent(self) -> Tokens:
         """A grid of zeros without a visible cell: [1, h·w, width]."""
         blank = torch.zeros(1, 3, self.image_size, self.image_size, dtype=torch.uint8)
