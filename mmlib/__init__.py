@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from mmlib.models.multimodal_bert import MultimodalBert as MultimodalBert
     from mmlib.models.multimodal_bert import preset as preset
     from mmlib.tokens import Tokens as Tokens
-    from mmlib.training.fit import Optimization as Optimization
+    from mmlib.training.config import TrainingConfig as TrainingConfig
     from mmlib.training.fit import fit as fit
-    from mmlib.training.fit import train as train
+    from mmlib.training.loop import train as train
 
 __version__ = "0.1.0"
 

@@ -6,56 +6,72 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from mmlib.attention import KeyValueCache
+from mmlib.errors import expected
+from mmlib.fusion import Fusion
 from mmlib.tokens import Tokens
 
 
 class TransformerBlock(nn.Module):
-    """One layer: x ← x + mix(x), x ← x + W_2 gelu(W_1 x), with a LayerNorm at each step.
+    """One layer: x ← x + mixer(x), x ← x + W_2 gelu(W_1 x), with a LayerNorm at each step.
 
-    `mix` is any fusion of `mmlib.fusion`: merged attention over the text alone makes this a layer
-    of BERT, over text and picture a layer of `MultimodalBert`. `norm_first=False` is the layer of
-    the paper and of BERT (norm after the sum), True the layer that trains without care.
+    `mixer` is any fusion of `mmlib.fusion`: merged attention over the text alone makes this a layer
+    of BERT, over text and picture a layer of `MultimodalBert`; with block numbers in x
+    (`Tokens.block`) it is a layer of a decoder. `norm_first=False` is the layer of the paper and of
+    BERT (norm after the sum), True the layer that trains without care.
 
     d width, hidden width of the feed-forward part 4 d.
+    Raises UserError where the mixer has another width, or dropout is no probability.
     Source: Vaswani et al. (2017), sec. 3.1; Xiong et al. (2020) for the place of the norm.
     """
 
-    def __init__(self, mix: nn.Module, d: int, norm_first: bool = True, dropout: float = 0.0):
+    def __init__(self, mixer: Fusion, d: int, norm_first: bool = True, dropout: float = 0.0):
         super().__init__()
-        self.mix, self.norm_first = mix, norm_first
+        if mixer.d != d:
+            raise expected(f"a mixer of width {d}", mixer.d, "give both one width")
+        if not 0 <= dropout < 1:
+            raise expected("dropout from 0 to below 1", dropout, "0.1 is usual")
+        self.mixer, self.norm_first = mixer, norm_first
         # 1e-12 is BERT's; with PyTorch's 1e-5 its weights would not give its output
-        self.norm_mix, self.norm_feed = (nn.LayerNorm(d, eps=1e-12) for _ in range(2))
-        self.feed = nn.Sequential(nn.Linear(d, 4 * d), nn.GELU(), nn.Linear(4 * d, d))
+        self.norm_mixer, self.norm_mlp = (nn.LayerNorm(d, eps=1e-12) for _ in range(2))
+        self.mlp = nn.Sequential(nn.Linear(d, 4 * d), nn.GELU(), nn.Linear(4 * d, d))
         self.dropout = nn.Dropout(dropout)
 
     def forward(
         self,
         x: Tokens,
         streams: Mapping[str, Tokens],
-        own: str = "text",
         queries: int | None = None,
+        cache: KeyValueCache | None = None,
     ) -> Tokens:
         """x [B, L, d] → [B, L, d], or [B, queries, d] where only the first tokens are wanted.
 
-        streams are the other modalities; x itself joins them under the name `own`, after the norm
-        where that comes first.
+        streams are the other modalities; x itself joins them under the name of the mixer's own
+        modality, after the norm where that comes first. With a cache x holds the new tokens alone,
+        and streams only what the cache has not read yet.
+
+        Raises UserError where the mixer keeps no cache, or queries is below 1.
         """
-        asking, streams = self.mixed(x, streams, own, queries)
-        h = x.value[:, :queries] + self.dropout(self.mix(asking, streams))
+        if cache is not None and not self.mixer.cached:
+            raise expected(
+                "a mixer that keeps a cache", type(self.mixer).__name__, "use MergedAttention"
+            )
+        x = x.with_value(x.visible())  # padding ends here: neither norm nor sum may read it
+        asking, streams = self.mixed(x, streams, queries)
+        remembered = {} if cache is None else {"cache": cache}
+        h = x.value[:, :queries] + self.dropout(self.mixer(asking, streams, **remembered))
         if self.norm_first:
-            h = h + self.dropout(self.feed(self.norm_feed(h)))
+            h = h + self.dropout(self.mlp(self.norm_mlp(h)))
         else:
-            h = self.norm_mix(h)
-            h = self.norm_feed(h + self.dropout(self.feed(h)))
-        return Tokens(h, asking.mask)
+            h = self.norm_mixer(h)
+            h = self.norm_mlp(h + self.dropout(self.mlp(h)))
+        return asking.with_value(h)
 
     def mixed(
-        self,
-        x: Tokens,
-        streams: Mapping[str, Tokens],
-        own: str = "text",
-        queries: int | None = None,
+        self, x: Tokens, streams: Mapping[str, Tokens], queries: int | None = None
     ) -> tuple[Tokens, dict[str, Tokens]]:
-        """What `mix` is given: x [B, L, d] → who asks [B, L or queries, d], and all the streams."""
-        y = Tokens(self.norm_mix(x.value), x.mask) if self.norm_first else x
-        return Tokens(y.value[:, :queries], y.mask[:, :queries]), {**streams, own: y}
+        """What `mixer` gets: x [B, L, d] → who asks [B, L or queries, d], and all the streams."""
+        if queries is not None and queries < 1:
+            raise expected("1 or more queries", queries, "leave it out for all of them")
+        y = x.with_value(self.norm_mixer(x.value)) if self.norm_first else x
+        return y.first(queries), {**streams, self.mixer.own: y}

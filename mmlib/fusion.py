@@ -3,7 +3,8 @@
 Every method is `fuse(query, streams) -> [B, L_q, d]`: what the query's tokens [B, L_q, d] take from
 the streams {modality: Tokens [B, L, d]}. The first modality is the query's own (the text); its
 stream is passed with the others. A missing modality is a mask without a True. A stream of P < B
-rows is shared: row b of the query belongs to row b // (B / P) of the stream.
+rows is shared: row b of the query belongs to row b // (B / P) of the stream. What stands in masked
+positions, of the query or of a stream, has no influence on a result that is read, nor on a gradient.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from mmlib.attention import (
+    KeyValueCache,
     MultiHeadAttention,
     attention,
     attention_mask,
     attention_weights,
+    check_heads,
     join_heads,
     repeat_rows,
     split_heads,
@@ -35,58 +38,89 @@ class Fusion(nn.Module):
 
     `pooled` methods read the mean of each stream [B, d]; the others read its tokens. Methods that
     are not `alone` are made of what the query takes from others, so they need two modalities.
+    `ordered` methods keep to block numbers (`Tokens.block`), so they can stand in a decoder; the
+    others, by which a word would hear of later words, refuse them. `cached` ones can keep a
+    `KeyValueCache`.
 
-    Raises UserError where there are too few modalities.
+    Raises UserError where there are too few modalities, one is named twice, or H does not divide d.
     Source: Baltrušaitis et al. (2019) for the division into early, late and hybrid fusion.
     """
 
     pooled: ClassVar[bool] = False
     alone: ClassVar[bool] = True
+    ordered: ClassVar[bool] = False
+    cached: ClassVar[bool] = False
 
     def __init__(self, d: int, modalities: Sequence[str], H: int = 4):
         super().__init__()
+        check_heads(d, 1 if self.pooled else H)
         self.d, self.H, self.modalities = d, H, tuple(modalities)
         least = 1 if self.alone else 2
-        if len(self.modalities) < least:
+        if len(set(self.modalities)) < max(least, len(self.modalities)):
             raise expected(
-                f"{least} or more modalities for {type(self).__name__}",
+                f"{least} or more different modalities for {type(self).__name__}",
                 list(self.modalities),
                 "name the query's own first, then the others",
             )
         self.own, self.others = self.modalities[0], self.modalities[1:]
 
-    def gather(self, streams: Streams, names: Sequence[str], B: int) -> Tokens:
-        """The named streams as one sequence [B, ΣL_m, d], in that order."""
-        self.check(streams)
-        values = [repeat_rows(streams[m].visible(), B) for m in names]
-        return Tokens(
-            torch.cat(values, 1), torch.cat([repeat_rows(streams[m].mask, B) for m in names], 1)
-        )
+    def concatenate(self, streams: Streams, names: Sequence[str], B: int) -> Tokens:
+        """The named streams as one sequence [B, ΣL_m, d], in that order, zeros where masked."""
+        return Tokens.concatenate([_shared(streams[m], streams[m].visible(), B) for m in names])
 
     def means(self, streams: Streams, B: int) -> dict[str, Tensor]:
         """The mean of each stream, {modality: [B, d]}; zeros where the modality is missing."""
-        self.check(streams)
         return {m: repeat_rows(streams[m].mean(), B) for m in self.modalities}
 
-    def check(self, streams: Streams) -> None:
-        """Raises UserError where a stream is lacking, unknown, or not of width d."""
-        if set(streams) != set(self.modalities):
+    def check(self, query: Tokens, streams: Streams, some: bool = False) -> None:
+        """Whether query [B, L_q, d] and streams fit; with `some`, streams may be left out.
+
+        Raises UserError where a stream is lacking, unknown, or not of width d, and where block
+        numbers would not be kept to.
+        """
+        if not set(streams) <= set(self.modalities) or len(streams) < (
+            1 if some else len(self.modalities)
+        ):
             raise expected(
                 f"streams {list(self.modalities)}",
                 list(streams),
                 "pass Tokens.absent() for a modality that is missing",
             )
-        for name, stream in streams.items():
+        for name, stream in {"the query": query, **streams}.items():
             if stream.value.shape[-1] != self.d:
                 raise expected(
                     f"tokens of width {self.d} in '{name}'",
                     stream.value.shape[-1],
                     "project them with the encoder",
                 )
+        numbered = [m for m, stream in streams.items() if stream.block is not None]
+        if query.block is None and numbered:
+            raise expected("block numbers in the query", f"some in {numbered}", "number both")
+        if query.block is not None and self.own in streams and self.own not in numbered:
+            raise expected(
+                f"block numbers in '{self.own}'", "some in the query alone", "number both"
+            )
+        if query.block is not None and not self.ordered:
+            able = [name for name, kind in FUSIONS.items() if kind.ordered]
+            raise expected(
+                f"a fusion that keeps to block numbers ({', '.join(able)})",
+                type(self).__name__,
+                "choose one of these, or leave the numbers out",
+            )
+
+
+def _shared(stream: Tokens, value: Tensor, B: int) -> Tokens:
+    """The stream's rows repeated for B queries, with another value."""
+    block = None if stream.block is None else repeat_rows(stream.block, B)
+    return Tokens(repeat_rows(value, B), repeat_rows(stream.mask, B), block)
 
 
 def warn_of_one_key(keys: Tokens) -> None:
-    """Warns where keys [B, 1, d] leave softmax nothing to choose, so W_q and W_k never learn."""
+    """Warns where keys [B, 1, d] leave softmax nothing to choose, so W_q and W_k learn nothing.
+
+    Their gradient is zero in exact numbers. In float32 the fused kernel leaves some rounding, and
+    an optimizer that divides by the gradient's size, as Adam does, makes steps of it.
+    """
     if keys.value.shape[1] == 1:
         warnings.warn(
             "expected two or more keys, got 1; its weight is 1 for every query, so what the query"
@@ -111,6 +145,7 @@ class LateFusion(Fusion):
 
     def forward(self, query: Tokens, streams: Streams) -> Tensor:
         """query [B, L_q, d] → [B, L_q, d], the same for every token of the query."""
+        self.check(query, streams)
         means = self.means(streams, len(query.value))
         total = torch.stack([self.maps[m](x) for m, x in means.items()]).sum(0) + self.bias
         return total.unsqueeze(1).expand_as(query.value)
@@ -132,6 +167,7 @@ class ConcatMLP(Fusion):
 
     def forward(self, query: Tokens, streams: Streams) -> Tensor:
         """query [B, L_q, d] → [B, L_q, d], the same for every token of the query."""
+        self.check(query, streams)
         means = self.means(streams, len(query.value))
         return self.mlp(torch.cat(list(means.values()), -1)).unsqueeze(1).expand_as(query.value)
 
@@ -156,6 +192,7 @@ class LowRankBilinear(Fusion):
 
     def forward(self, query: Tokens, streams: Streams) -> Tensor:
         """query [B, L_q, d] → [B, L_q, d], the same for every token of the query."""
+        self.check(query, streams)
         B, product = len(query.value), None
         for m, x in self.means(streams, B).items():
             present = repeat_rows(streams[m].mask.any(-1, keepdim=True), B)
@@ -182,21 +219,23 @@ class FiLM(Fusion):
 
     def forward(self, query: Tokens, streams: Streams) -> Tensor:
         """query [B, L_q, d] → [B, L_q, d], each token changed in the same way."""
+        self.check(query, streams)
         means = self.means(streams, len(query.value))
         gamma = 1 + sum(self.scale[m](means[m]) for m in self.others)
         beta = sum(self.shift[m](means[m]) for m in self.others)
-        return gamma.unsqueeze(1) * query.value + beta.unsqueeze(1)
+        return gamma.unsqueeze(1) * query.visible() + beta.unsqueeze(1)
 
 
 class CrossAttention(Fusion):
     """Each token of the query attends to the tokens of the other modalities.
 
     Where all of them are missing the result is the bias of W_o. A single key has the weight 1
-    whatever the query says (section 4.3), which raises a warning.
-    Source: Vaswani et al. (2017), sec. 3.2.3.
+    whatever the query says (section 4.3), which raises a warning: what W_q and W_k get then is no
+    signal, but zero or the rounding of zero. Source: Vaswani et al. (2017), sec. 3.2.3.
     """
 
     alone = False
+    ordered = True
 
     def __init__(self, d: int, modalities: Sequence[str], H: int = 4):
         super().__init__(d, modalities, H)
@@ -204,9 +243,10 @@ class CrossAttention(Fusion):
 
     def forward(self, query: Tokens, streams: Streams) -> Tensor:
         """query [B, L_q, d] → [B, L_q, d]."""
-        keys = self.gather(streams, self.others, len(query.value))
+        self.check(query, streams)
+        keys = self.concatenate(streams, self.others, len(query.value))
         warn_of_one_key(keys)
-        return self.attend(query.value, keys)
+        return self.attend(query.visible(), keys, block=query.block)
 
 
 class GatedCrossAttention(Fusion):
@@ -217,6 +257,7 @@ class GatedCrossAttention(Fusion):
     """
 
     alone = False
+    ordered = True
 
     def __init__(self, d: int, modalities: Sequence[str], H: int = 4):
         super().__init__(d, modalities, H)
@@ -243,11 +284,14 @@ class CoAttention(Fusion):
 
     def forward(self, query: Tokens, streams: Streams) -> Tensor:
         """query [B, L_q, d] → [B, L_q, d]."""
-        B = len(query.value)
-        others, own = self.gather(streams, self.others, B), self.gather(streams, [self.own], B)
+        self.check(query, streams)
+        others, own = (
+            self.concatenate(streams, names, len(query.value))
+            for names in (self.others, [self.own])
+        )
         warn_of_one_key(others)
         informed = Tokens(others.value + self.read_own(others.value, own), others.mask)
-        return self.read_others(query.value, informed)
+        return self.read_others(query.visible(), informed)
 
 
 class MergedAttention(Fusion):
@@ -256,23 +300,28 @@ class MergedAttention(Fusion):
     One softmax over the keys of all modalities, each with its own W_k and W_v. The result is the
     mixture Σ_m α_m h_m of what each modality alone would answer, with α_m its share of the
     attention (eq. 4.2, `modality_share`). A missing modality has share 0. With the text alone this
-    is multi-head self-attention. Source: the document, sec. 3.2; Hendricks et al. (2021), "merged
-    attention".
+    is multi-head self-attention, with block numbers the attention of a decoder.
+    Source: the document, sec. 3.2; Hendricks et al. (2021), "merged attention".
     """
+
+    ordered = True
+    cached = True
 
     def __init__(self, d: int, modalities: Sequence[str], H: int = 4):
         super().__init__(d, modalities, H)
-        if d % H:
-            raise expected(f"a number of heads that divides the width {d}", H, "change H or d")
         self.W_q, self.W_o = nn.Linear(d, d), nn.Linear(d, d)
         self.W_k, self.W_v = (
             nn.ModuleDict({m: nn.Linear(d, d) for m in modalities}) for _ in range(2)
         )
 
-    def forward(self, query: Tokens, streams: Streams) -> Tensor:
-        """query [B, L_q, d] → [B, L_q, d]."""
-        q, k, mask = self._scores(query, streams)
-        v = self._merge(self.W_v, streams, len(query.value))
+    def forward(
+        self, query: Tokens, streams: Streams, cache: KeyValueCache | None = None
+    ) -> Tensor:
+        """query [B, L_q, d] → [B, L_q, d].
+
+        With a cache the streams are what it has not read yet; one that has nothing new is left out.
+        """
+        q, k, v, mask = self._project(query, streams, cache)
         return self.W_o(join_heads(attention(q, k, v, mask)))
 
     def weights(self, query: Tokens, streams: Streams) -> dict[str, Tensor]:
@@ -280,25 +329,32 @@ class MergedAttention(Fusion):
 
         A query's weights sum to 1 over all modalities.
         """
-        q, k, mask = self._scores(query, streams)
+        q, k, _, mask = self._project(query, streams)
         lengths = [streams[m].value.shape[1] for m in self.modalities]
         parts = attention_weights(q, k, mask).split(lengths, -1)
         return dict(zip(self.modalities, parts, strict=True))
 
-    def _scores(self, query: Tokens, streams: Streams) -> tuple[Tensor, Tensor, Tensor]:
-        self.check(streams)
-        B = len(query.value)
-        masks = torch.cat([repeat_rows(streams[m].mask, B) for m in self.modalities], 1)
-        q = split_heads(self.W_q(query.value), self.H)
-        return q, self._merge(self.W_k, streams, B), attention_mask(masks)
-
-    def _merge(self, W: nn.ModuleDict, streams: Streams, B: int) -> Tensor:
+    def _project(
+        self, query: Tokens, streams: Streams, cache: KeyValueCache | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        self.check(query, streams, some=cache is not None)
+        B, names = len(query.value), [m for m in self.modalities if m in streams]
+        seen = {m: streams[m].visible() for m in names}
         # projected before it is repeated: a picture's keys are computed once for all its questions
-        parts = [repeat_rows(W[m](streams[m].visible()), B) for m in self.modalities]
-        return split_heads(torch.cat(parts, 1), self.H)
+        keys, values = (
+            Tokens.concatenate([_shared(streams[m], W[m](seen[m]), B) for m in names])
+            for W in (self.W_k, self.W_v)
+        )
+        q, k, v = (
+            split_heads(x, self.H) for x in (self.W_q(query.visible()), keys.value, values.value)
+        )
+        mask, block = keys.mask, keys.block
+        if cache is not None:
+            k, v, mask, block = cache.append(k, v, mask, block)
+        return q, k, v, attention_mask(mask, block, query.block)
 
 
-class Bottleneck(Fusion):
+class BottleneckTokens(Fusion):
     """The modalities meet only in n learned tokens z.
 
     Each modality m writes z_m = MHA_m(z, m); z′ = z + the mean of z_m over the modalities that are
@@ -310,17 +366,18 @@ class Bottleneck(Fusion):
 
     def __init__(self, d: int, modalities: Sequence[str], H: int = 4, n: int = 4):
         super().__init__(d, modalities, H)
+        if n < 1:
+            raise expected("1 or more learned tokens", n, "4 is the default")
         self.z = nn.Parameter(torch.randn(n, d))
         self.write = nn.ModuleDict({m: MultiHeadAttention(d, H) for m in modalities})
         self.read = MultiHeadAttention(d, H)
 
     def summary(self, streams: Streams, B: int) -> Tokens:
         """What the modalities leave in the shared tokens, [B, n, d]."""
-        self.check(streams)
         z = self.z.expand(B, -1, -1)
         present, total = {}, torch.zeros_like(z)
         for m in self.modalities:
-            stream = self.gather(streams, [m], B)
+            stream = self.concatenate(streams, [m], B)
             present[m] = stream.mask.any(-1)
             written = self.write[m](z, stream)
             total = total + torch.where(present[m][:, None, None], written, 0.0)
@@ -330,12 +387,10 @@ class Bottleneck(Fusion):
 
     def forward(self, query: Tokens, streams: Streams) -> Tensor:
         """query [B, L_q, d] → [B, L_q, d]."""
+        self.check(query, streams)
         B = len(query.value)
-        own, shared = self.gather(streams, [self.own], B), self.summary(streams, B)
-        both = Tokens(
-            torch.cat([own.value, shared.value], 1), torch.cat([own.mask, shared.mask], 1)
-        )
-        return self.read(query.value, both)
+        own, shared = self.concatenate(streams, [self.own], B), self.summary(streams, B)
+        return self.read(query.visible(), Tokens.concatenate([own, shared]))
 
 
 class Resampler(Fusion):
@@ -348,17 +403,20 @@ class Resampler(Fusion):
 
     def __init__(self, d: int, modalities: Sequence[str], H: int = 4, n: int = 4):
         super().__init__(d, modalities, H)
+        if n < 1:
+            raise expected("1 or more learned tokens", n, "4 is the default")
         self.z = nn.Parameter(torch.randn(n, d))
         self.collect, self.read = MultiHeadAttention(d, H), MultiHeadAttention(d, H)
 
     def resample(self, streams: Streams, B: int) -> Tokens:
         """All streams reduced to n tokens, [B, n, d]."""
         z = self.z.expand(B, -1, -1)
-        return Tokens.all_visible(z + self.collect(z, self.gather(streams, self.modalities, B)))
+        return Tokens.all_visible(z + self.collect(z, self.concatenate(streams, self.modalities, B)))
 
     def forward(self, query: Tokens, streams: Streams) -> Tensor:
         """query [B, L_q, d] → [B, L_q, d]."""
-        return self.read(query.value, self.resample(streams, len(query.value)))
+        self.check(query, streams)
+        return self.read(query.visible(), self.resample(streams, len(query.value)))
 
 
 FUSIONS: dict[str, type[Fusion]] = {
@@ -370,7 +428,7 @@ FUSIONS: dict[str, type[Fusion]] = {
     "gated": GatedCrossAttention,
     "co": CoAttention,
     "merged": MergedAttention,
-    "bottleneck": Bottleneck,
+    "bottleneck": BottleneckTokens,
     "resampler": Resampler,
 }
 

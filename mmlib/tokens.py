@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,37 +18,77 @@ class Tokens:
     Text, picture, sound and sensor rows all take this form. A modality that is missing in a
     sample is a row of the mask that is all False, never a special case.
 
-    Raises UserError where the mask is not boolean or does not fit the value.
+    block [B, L] numbers the tokens in the order in which they may be seen, where there is one: a
+    token sees those whose number is not greater (`attention_mask`). Causal: 0, 1, 2, …; a prefix:
+    0 on it, then 1, 2, …. Without numbers all see all.
+
+    Raises UserError where the mask is not boolean, the block numbers are not whole, or either does
+    not fit the value.
     """
 
     value: Tensor
     mask: Tensor
+    block: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.value.dim() != 3:
             raise expected(
                 "tokens of shape [B, L, d]", list(self.value.shape), "add the axis that is missing"
             )
-        if self.mask.dtype != torch.bool or self.mask.shape != self.value.shape[:2]:
+        shape = self.value.shape[:2]
+        if self.mask.dtype != torch.bool or self.mask.shape != shape:
             raise expected(
-                f"a boolean mask of shape {list(self.value.shape[:2])}",
+                f"a boolean mask of shape {list(shape)}",
                 f"{self.mask.dtype} {list(self.mask.shape)}",
                 "pass one True or False a token",
             )
+        if self.block is not None and (self.block.shape != shape or not is_whole(self.block)):
+            raise expected(
+                f"whole block numbers of shape {list(shape)}",
+                f"{self.block.dtype} {list(self.block.shape)}",
+                "number each token of each row",
+            )
 
     @classmethod
-    def all_visible(cls, value: Tensor) -> Tokens:
+    def all_visible(cls, value: Tensor, block: Tensor | None = None) -> Tokens:
         """Tokens without padding: value [B, L, d], every mask entry True."""
-        return cls(value, torch.ones(value.shape[:2], dtype=torch.bool, device=value.device))
+        mask = torch.ones(value.shape[:2], dtype=torch.bool, device=value.device)
+        return cls(value, mask, block)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Tokens]) -> Tokens:
+        """The sequences one after the other, [B, ΣL, d].
+
+        Where some have block numbers the others get 0: a picture is seen by each word.
+        """
+        block = None
+        if any(part.block is not None for part in parts):
+            numbers = [torch.zeros_like(p.mask).long() if p.block is None else p.block for p in parts]
+            block = torch.cat(numbers, 1)
+        return cls(
+            torch.cat([p.value for p in parts], 1), torch.cat([p.mask for p in parts], 1), block
+        )
+
+    def with_value(self, value: Tensor) -> Tokens:
+        """Other vectors [B, L, …] under the same mask and block numbers."""
+        return replace(self, value=value)
+
+    def first(self, n: int | None) -> Tokens:
+        """The first n tokens of each sequence, all of them where n is None."""
+        if n is None:
+            return self
+        block = None if self.block is None else self.block[:, :n]
+        return Tokens(self.value[:, :n], self.mask[:, :n], block)
 
     def absent(self) -> Tokens:
         """The same tokens with nothing to attend to: what a missing modality looks like."""
-        return Tokens(self.value, torch.zeros_like(self.mask))
+        return replace(self, mask=torch.zeros_like(self.mask))
 
     def visible(self) -> Tensor:
         """The value [B, L, d] with zeros at the masked tokens, whatever stood there.
 
-        Padding may hold inf or NaN, which no weight of zero undoes: 0 · inf is NaN.
+        Padding may hold inf or NaN, which no weight of zero undoes: 0 · inf is NaN, in the result
+        and in the gradient of each layer that has read it. So this comes before the first layer.
         """
         return torch.where(self.mask.unsqueeze(-1), self.value, 0)
 
@@ -55,3 +96,8 @@ class Tokens:
         """Mean over the visible tokens [B, d]; a row with no visible token gives zeros."""
         count = self.mask.sum(1, keepdim=True).clamp(min=1)
         return self.visible().sum(1) / count.to(self.value.dtype)
+
+
+def is_whole(x: Tensor) -> bool:
+    """Whether x holds whole numbers by its type; True and False are none."""
+    return not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)

@@ -52,6 +52,8 @@ def shapes_of(result: Any) -> set[tuple[int, ...]]:
 def build(kind: str, shape: tuple[int, ...], name: str) -> Any:
     if name == "mask":
         return torch.ones(shape, dtype=torch.bool)
+    if name in ("block", "queries"):
+        return torch.zeros(shape, dtype=torch.long)
     value = torch.randn(shape)
     if "Mapping" in kind:
         return {"text": value, "image": value}

@@ -26,7 +26,7 @@ settings.load_profile("mmlib")
 
 NAMES = ("text", "image", "audio")
 # What padding may hold without any influence.
-HOSTILE = [1e10, float("inf"), float("-inf"), float("nan")]
+HOSTILE = [1e10, 1e30, float("inf"), float("-inf"), float("nan")]
 
 batches = st.integers(1, 3)
 lengths = st.integers(1, 6)

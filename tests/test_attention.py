@@ -1,5 +1,7 @@
 """Attention against its closed form, PyTorch's two versions and a layer of BERT (chapter 03)."""
 
+import functools
+import itertools
 import math
 
 import pytest
@@ -25,6 +27,7 @@ from torch import Tensor, nn
 
 import mmlib.attention
 from mmlib.attention import (
+    KeyValueCache,
     MultiHeadAttention,
     attention,
     attention_mask,
@@ -35,7 +38,7 @@ from mmlib.attention import (
 )
 from mmlib.blocks import TransformerBlock
 from mmlib.errors import UserError
-from mmlib.fusion import MergedAttention
+from mmlib.fusion import CrossAttention, MergedAttention
 from mmlib.tokens import Tokens
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
@@ -209,9 +212,50 @@ def test_widths_and_lengths_that_do_not_fit_are_named():
     error_line(error, "3 values", "got 2")
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_weights_do_not_overflow_where_attention_does_not(dtype):
+    """q · k is 230,400, past float16's 65,504; q · k / √d_k is 28,800."""
+    q = torch.full((1, 1, 2, 64), 60.0, dtype=dtype)
+    k = torch.cat([q, -q], 2)
+    v = normal(0, 1, 1, 4, 3, dtype=dtype)
+    weights = attention_weights(q, k)
+    assert weights[0, 0].tolist() == [[0.5, 0.5, 0, 0]] * 2
+    assert torch.allclose(weights @ v, attention(q, k, v), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        torch.ones(2, 1, 1, 3),  # added to the scores by PyTorch's kernel
+        torch.ones(2, 1, 1, 3).long(),
+        torch.ones(2, 1, 1, 1, dtype=torch.bool),  # would be stretched over the keys
+        torch.ones(2, 1, 2, 3, dtype=torch.bool),
+        torch.ones(3, 1, 1, 3, dtype=torch.bool),
+        torch.ones(2, 1, 1, 4, dtype=torch.bool),
+        torch.ones(2, 3, dtype=torch.bool),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_named(mask):
+    q, k = torch.zeros(2, 2, 5, 4), torch.zeros(2, 2, 3, 4)
+    module = MultiHeadAttention(8, 2)
+    x, key = torch.zeros(2, 5, 8), Tokens.all_visible(torch.zeros(2, 3, 8))
+    for call in (
+        lambda: attention(q, k, k, mask),
+        lambda: attention_weights(q, k, mask),
+        lambda: module(x, key, mask),
+        lambda: module.weights(x, key, mask),
+    ):
+        with pytest.raises(UserError) as error:
+            call()
+        error_line(error, "a boolean mask that fits [2, 2, 5, 3]", f"got {mask.dtype}")
+
+
 # --- masks: one rule ----------------------------------------------------------------------------
 
 PADDED = torch.tensor([[True, True, True, False]])
+
+
+CAUSAL = attention_mask(PADDED, torch.arange(4)[None])
 
 
 def table(*rows: str) -> Tensor:
@@ -255,6 +299,45 @@ def test_one_rule_for_all_masks(data, B, L):
     assert torch.equal(one_block, attention_mask(mask).expand_as(one_block))
 
 
+@given(st.data(), batches, lengths, lengths)
+def test_the_same_rule_where_those_who_ask_are_others(data, B, L_q, L_k):
+    numbers = st.integers(0, 3)
+    mask = data.draw(masks(B, L_k))
+    block, queries = (
+        torch.tensor(data.draw(st.lists(numbers, min_size=B * L, max_size=B * L))).view(B, L)
+        for L in (L_k, L_q)
+    )
+    rule = mask[:, None] & (queries[:, :, None] - block[:, None] >= 0)
+    assert torch.equal(attention_mask(mask, block, queries)[:, 0], rule)
+    square = attention_mask(mask, block)
+    assert torch.equal(attention_mask(mask, block, block[:, -1:]), square[:, :, -1:])
+    for row in (block[:1], queries[:1]):
+        assert attention_mask(mask, block[:1], row).shape == (B, 1, row.shape[1], L_k)
+
+
+WHOLE = torch.ones(2, 3, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    "given, parts",
+    [
+        ((WHOLE.float(),), ("a boolean mask [B, L]", "got torch.float32")),
+        ((WHOLE.long(),), ("a boolean mask [B, L]", "got torch.int64")),
+        ((WHOLE[0],), ("a boolean mask [B, L]", "[3]")),
+        ((WHOLE, torch.zeros(2, 1).long()), ("block numbers of shape [2, 3]", "[2, 1]")),
+        ((WHOLE, torch.zeros(2, 4).long()), ("block numbers of shape [2, 3]", "[2, 4]")),
+        ((WHOLE, torch.zeros(3).long()), ("block numbers of shape [2, 3]", "[3]")),
+        ((WHOLE, torch.zeros(2, 3)), ("whole block numbers", "torch.float32")),
+        ((WHOLE, WHOLE), ("whole block numbers", "torch.bool")),
+        ((WHOLE, WHOLE.long(), torch.zeros(3, 1).long()), ("of shape [2, 1]", "[3, 1]")),
+    ],
+)
+def test_a_padding_mask_or_numbers_that_do_not_fit_are_named(given, parts):
+    with pytest.raises(UserError) as error:
+        attention_mask(*given)
+    error_line(error, *parts)
+
+
 # --- heads and rows -----------------------------------------------------------------------------
 
 
@@ -276,7 +359,7 @@ def test_row_b_belongs_to_picture_b_over_questions(P, questions):
     assert torch.equal(x.grad, torch.full_like(x, questions))
 
 
-@pytest.mark.parametrize("P, B", [(2, 3), (4, 2)])
+@pytest.mark.parametrize("P, B", [(2, 3), (4, 2), (0, 2)])
 def test_pictures_that_do_not_divide_the_batch_are_named(P, B):
     with pytest.raises(UserError) as error:
         repeat_rows(torch.zeros(P, 1), B)
@@ -357,33 +440,166 @@ def test_a_missing_sequence_gives_the_bias_of_the_output_map():
     assert torch.equal(out, module.W_o.bias.expand_as(out))
 
 
-def test_a_given_mask_stands_in_place_of_the_padding():
+def test_a_given_mask_cannot_undo_the_padding():
+    """A causal mask built of the order alone: what the padding holds stays without influence."""
     module, x = MultiHeadAttention(4, 2).double(), normal(0, 1, 4, 4)
-    causal = attention_mask(PADDED, torch.arange(4)[None])
-    out = module(x, Tokens.all_visible(x), causal)
+    everyone = torch.ones(1, 1, 4, 4, dtype=torch.bool)
+    hostile = x.masked_fill(~PADDED.unsqueeze(-1), float("nan"))
+    for mask, both in ((everyone, attention_mask(PADDED)), (everyone.tril(), CAUSAL)):
+        out = module(x, Tokens(hostile, PADDED), mask)
+        q, k, v = (split_heads(W(x), 2) for W in (module.W_q, module.W_k, module.W_v))
+        assert close(out, module.W_o(join_heads(attention(q, k, v, both))))
+        weights = module.weights(x, Tokens(hostile, PADDED), mask)
+        assert close(weights, attention_weights(q, k, both))
+        assert not weights[..., 3].any()
+
+
+def test_a_given_mask_takes_away_what_the_padding_shows():
+    module, x = MultiHeadAttention(4, 2).double(), normal(0, 1, 4, 4)
+    out = module(x, Tokens.all_visible(x), CAUSAL)
     later = x.clone()
     later[:, 2:] += 1  # token 1 cannot know what comes after it
-    assert torch.equal(module(later, Tokens.all_visible(later), causal)[:, :2], out[:, :2])
-    assert not close(module(later, Tokens.all_visible(later), causal)[:, 2:], out[:, 2:])
+    assert torch.equal(module(later, Tokens.all_visible(later), CAUSAL)[:, :2], out[:, :2])
+    assert not close(module(later, Tokens.all_visible(later), CAUSAL)[:, 2:], out[:, 2:])
 
 
-def test_heads_that_do_not_divide_the_width_are_named():
+@pytest.mark.parametrize("H", [4, 0, -2])
+def test_heads_that_do_not_divide_the_width_are_named(H):
+    for call in (lambda: MultiHeadAttention(6, H), lambda: split_heads(torch.zeros(1, 2, 6), H)):
+        with pytest.raises(UserError) as error:
+            call()
+        error_line(error, "width 6", f"got {H}")
+
+
+def test_keys_with_numbers_need_queries_with_numbers():
+    module, x, block = MultiHeadAttention(4, 2), normal(0, 1, 4, 4).float(), torch.arange(4)[None]
+    causal = module(x, Tokens(x, PADDED, block), block=block)
+    assert close(causal, module(x, Tokens(x, PADDED), CAUSAL), 1e-6)
+    for call in (module, module.weights):
+        with pytest.raises(UserError) as error:
+            call(x, Tokens(x, PADDED, block))
+        error_line(error, "block numbers for the queries")
+
+
+# --- the cache ----------------------------------------------------------------------------------
+
+
+@st.composite
+def prompts(draw) -> tuple[Tensor, Tensor, list[int]]:
+    """Padding [B, L] of prompts and of what follows them, block numbers, where the calls begin.
+
+    Prompts are padded at the left or at the right, row by row; the first call reads the prefix,
+    where there is one.
+    """
+    B, P, new = draw(batches), draw(lengths), draw(lengths)
+    mask = torch.ones(B, P + new, dtype=torch.bool)
+    for row in mask:
+        hidden = draw(st.integers(0, P - 1))
+        row[slice(0, hidden) if draw(st.booleans()) else slice(P - hidden, P)] = False
+    prefix = draw(st.integers(0, P))
+    block = (torch.arange(P + new) - prefix + 1).clamp(min=0).expand(B, -1)
+    cuts = draw(st.sets(st.integers(max(prefix, 1), P + new - 1))) if P + new > prefix else set()
+    return mask, block, [0, *sorted(cuts), P + new]
+
+
+@given(prompts(), st.booleans())
+def test_a_cached_attention_equals_the_whole_at_each_position(case, narrowed):
+    mask, block, calls = case
+    module, x = MultiHeadAttention(4, 2).double(), normal(0, *mask.shape, 4)
+    hostile = x.masked_fill(~mask.unsqueeze(-1), float("inf"))
+    L = mask.shape[1]
+    # a custom mask speaks of all keys, cached ones first: here it hides the second token
+    narrow = (torch.arange(L) != 1).expand(1, 1, L, L) if narrowed else None
+    whole = module(x, Tokens(hostile, mask, block), narrow, block)
+    cache, parts = KeyValueCache(), []
+    for begin, end in itertools.pairwise(calls):
+        at = slice(begin, end)
+        parts.append(
+            module(
+                x[:, at], Tokens(hostile[:, at], mask[:, at], block[:, at]),
+                None if narrow is None else narrow[:, :, at, :end], block[:, at], cache,
+            )
+        )  # fmt: skip
+        assert cache.length == end
+    assert close(torch.cat(parts, 1), whole)
+
+
+def decoder(layers: int = 2) -> nn.ModuleList:
+    return nn.ModuleList(
+        TransformerBlock(MergedAttention(8, ["text", "image"], 2), 8) for _ in range(layers)
+    ).double()
+
+
+@given(prompts(), st.integers(1, 3), st.sampled_from(HOSTILE))
+def test_a_decoder_with_a_cache_is_the_decoder_without(case, L_i, hostile):
+    """Two blocks over words and a picture that all rows share; the picture is read once."""
+    mask, block, calls = case
+    value = normal(0, *mask.shape, 8).masked_fill(~mask.unsqueeze(-1), hostile)
+    blocks, picture = decoder(), Tokens.all_visible(normal(1, 1, L_i, 8))
+
+    def run(words: Tokens, streams: dict[str, Tokens], caches: list) -> Tensor:
+        for layer, cache in zip(blocks, caches, strict=True):
+            words = layer(words, streams, cache=cache)
+        return words.value
+
+    whole = run(Tokens(value, mask, block), {"image": picture}, [None, None])
+    caches = [KeyValueCache(), KeyValueCache()]
+    parts = []
+    for begin, end in itertools.pairwise(calls):
+        at = slice(begin, end)
+        words = Tokens(value[:, at], mask[:, at], block[:, at])
+        parts.append(run(words, {} if begin else {"image": picture}, caches))
+    assert close(torch.cat(parts, 1)[mask], whole[mask], 1e-9)
+    for b, row in enumerate(mask):  # a row alone, without padding, is the row in the batch
+        words = Tokens.all_visible(value[b : b + 1, row], block[b : b + 1, row])
+        alone = run(words, {"image": picture}, [None, None])
+        assert close(alone[0], whole[b, row], 1e-9)
+
+
+def test_a_word_does_not_know_what_comes_after_it_and_knows_picture_and_prefix():
+    blocks, block = decoder(), torch.tensor([[0, 0, 1, 2]])
+
+    def run(x: Tensor, picture: Tensor) -> Tensor:
+        words = Tokens.all_visible(x, block)
+        for layer in blocks:
+            words = layer(words, {"image": Tokens.all_visible(picture)})
+            assert words.block is block
+        return words.value
+
+    x, picture = normal(0, 1, 4, 8), normal(1, 1, 3, 8)
+    before = run(x, picture)
+    for place, sees in ((0, [0, 1, 2, 3]), (1, [0, 1, 2, 3]), (2, [2, 3]), (3, [3])):
+        other = x.clone()
+        other[:, place] += normal(2, 8)
+        moved = (run(other, picture) - before).abs().amax((0, 2)) > 1e-6
+        assert moved.nonzero()[:, 0].tolist() == sees
+    assert ((run(x, picture + 1) - before).abs().amax((0, 2)) > 1e-6).all()
+
+
+def test_what_a_cache_cannot_take_is_named():
+    module, x = MultiHeadAttention(8, 2), torch.zeros(2, 3, 8)
+    cache = KeyValueCache()
+    module(x, Tokens.all_visible(x), cache=cache)
     with pytest.raises(UserError) as error:
-        MultiHeadAttention(6, 4)
-    error_line(error, "width 6", "got 4")
+        module(x[:1], Tokens.all_visible(x[:1]), cache=cache)
+    error_line(error, "[2, 2, 'L', 4], as in the cache", "got [1, 2, 3, 4]")
+    block = TransformerBlock(CrossAttention(8, ["text", "image"], 2), 8)
+    with pytest.raises(UserError) as error:
+        block(Tokens.all_visible(x), {"image": Tokens.all_visible(x)}, cache=KeyValueCache())
+    error_line(error, "a mixer that keeps a cache", "CrossAttention")
 
 
 # --- the block, and BERT ------------------------------------------------------------------------
 
 NAMES_IN_BERT = {
-    "mix.W_q": "attention.self.query",
-    "mix.W_k.text": "attention.self.key",
-    "mix.W_v.text": "attention.self.value",
-    "mix.W_o": "attention.output.dense",
-    "norm_mix": "attention.output.LayerNorm",
-    "feed.0": "intermediate.dense",
-    "feed.2": "output.dense",
-    "norm_feed": "output.LayerNorm",
+    "mixer.W_q": "attention.self.query",
+    "mixer.W_k.text": "attention.self.key",
+    "mixer.W_v.text": "attention.self.value",
+    "mixer.W_o": "attention.output.dense",
+    "norm_mixer": "attention.output.LayerNorm",
+    "mlp.0": "intermediate.dense",
+    "mlp.2": "output.dense",
+    "norm_mlp": "output.LayerNorm",
 }
 
 
@@ -411,8 +627,9 @@ def test_block_with_berts_weights_is_berts_layer(kernel):
     x = normal(50, B, L, d).requires_grad_()
     mask = torch.arange(L) < torch.tensor([[L], [4], [1]])
     bias = torch.zeros(B, 1, 1, L).double().masked_fill(~mask[:, None, None], -torch.inf)
-    expected = layer(x, attention_mask=bias)
-    out = block(Tokens(x, mask), {}).value
+    # What stands at padding is read by none of the words; ours is zero before the layer.
+    expected = layer(x, attention_mask=bias)[mask]
+    out = block(Tokens(x, mask), {}).value[mask]
     assert torch.allclose(out, expected, rtol=1e-12, atol=1e-11)
     assert torch.allclose(*gradients(out, x), *gradients(expected, x), rtol=1e-10, atol=1e-10)
 
@@ -428,15 +645,51 @@ def test_block_is_its_two_sums(norm_first):
 
     def mix(h: Tensor) -> Tensor:
         stream = Tokens.all_visible(h)
-        return block.mix(stream, {"text": stream})
+        return block.mixer(stream, {"text": stream})
 
     if norm_first:
         h = x.value + mix(norm(x.value))
-        expected = h + block.feed(norm(h))
+        expected = h + block.mlp(norm(h))
     else:
         h = norm(x.value + mix(x.value))
-        expected = norm(h + block.feed(h))
+        expected = norm(h + block.mlp(h))
     assert torch.allclose(block(x, {}).value, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_padding_of_the_blocks_own_words_leaves_gradients_clean(hostile, norm_first):
+    block = TransformerBlock(MergedAttention(8, ["text"], 2), 8, norm_first)
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    clean = normal(0, 2, 3, 8, dtype=torch.float32)
+    found = []
+    for value in (clean, clean.masked_fill(~mask.unsqueeze(-1), hostile)):
+        value.requires_grad_()
+        out = block(Tokens(value, mask), {}).value[:, :1]
+        found.append((out, *gradients(out, value, *block.parameters())))
+        assert not found[-1][1][~mask].any()
+    for a, b in zip(*found, strict=True):
+        assert b.isfinite().all() and torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "call, parts",
+    [
+        (lambda mixer: TransformerBlock(mixer, 4), ("a mixer of width 4", "got 8")),
+        (lambda mixer: TransformerBlock(mixer, 8, dropout=1.5), ("dropout", "got 1.5")),
+        (lambda mixer: TransformerBlock(mixer, 8, dropout=-0.1), ("dropout", "got -0.1")),
+        (
+            lambda mixer: TransformerBlock(mixer, 8)(
+                Tokens.all_visible(torch.zeros(1, 2, 8)), {}, queries=0
+            ),
+            ("1 or more queries", "got 0"),
+        ),
+    ],
+)
+def test_what_a_block_cannot_be_is_named(call, parts):
+    with pytest.raises(UserError) as error:
+        call(MergedAttention(8, ["text"], 2))
+    error_line(error, *parts)
 
 
 @pytest.mark.parametrize("norm_first", [False, True])
@@ -463,8 +716,8 @@ def test_the_block_does_not_see_order_until_positions_are_added():
 def test_the_picture_may_be_the_blocks_own_stream():
     block = TransformerBlock(MergedAttention(8, ["image", "text"], 2), 8).double()
     text, image = (Tokens.all_visible(normal(s, 2, 3, 8)) for s in (0, 1))
-    out = block(image, {"text": text}, own="image").value
-    other = block(image, {"text": Tokens.all_visible(text.value + 1)}, own="image").value
+    out = block(image, {"text": text}).value
+    other = block(image, {"text": Tokens.all_visible(text.value + 1)}).value
     assert out.shape == (2, 3, 8) and not close(out, other)
 
 
@@ -488,18 +741,27 @@ def test_the_block_keeps_the_dtype(dtype, norm_first):
 # --- docstrings ---------------------------------------------------------------------------------
 
 
+@functools.wraps(KeyValueCache.append)
+def append(k: Tensor, v: Tensor, mask: Tensor, block: Tensor) -> tuple:
+    """Five tokens more in a cache of four; L_k is nine (tests/shapes.py)."""
+    cache = KeyValueCache()
+    cache.append(k[:, :, :4], v[:, :, :4], mask[:, :4])
+    return cache.append(k, v, mask, block)
+
+
 def test_the_shapes_in_the_docstrings_are_true():
     block = TransformerBlock(MergedAttention(8, ["text"], 2), 8)
     module = MultiHeadAttention(8, 2)
     checked = {
         attention: [{}, {"mask": None}],
         attention_weights: [{}, {"mask": None}],
-        attention_mask: [{}, {"block": None}],
+        attention_mask: [{}, {"block": None}, {"queries": None}],
         split_heads: [{"H": 2}],
         join_heads: [{}],
         repeat_rows: [{"B": 6}],
         module.forward: [{}, {"mask": None}],
         module.weights: [{}],
+        append: [{}],
         block.forward: [{"streams": {}}, {"streams": {}, "queries": 3}],
         block.mixed: [{"streams": {}}, {"streams": {}, "queries": 3}],
     }

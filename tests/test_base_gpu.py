@@ -118,7 +118,7 @@ def test_base_is_the_documents_model_and_its_cells_are_the_worlds():
     task = GpuTask(FULL._replace(text="", image=""))
     config = task.model.encoders["text"].backbone.config
     assert (config.num_hidden_layers, config.hidden_size) == (12, 768)
-    assert len(task.model.fusion) == 1 and task.model.fusion[0].mix.H == 8
+    assert len(task.model.fusion) == 1 and task.model.fusion[0].mixer.H == 8
     names = dict(task.model.encoders["image"].backbone.named_modules())
     assert sum(name.endswith("conv2") for name in names) == 3 + 4 + 6 + 3
     with torch.no_grad():

@@ -137,7 +137,7 @@ def test_5_7_mask(P, m):
 
 def test_5_8_masked():
     states, head = normal(0, 2, 4, 3).float(), nn.Linear(3, 5)
-    target = torch.tensor([[-1, 2, -1, 0], [4, -1, -1, -1]])
+    target = torch.tensor([[-100, 2, -100, 0], [4, -100, -100, -100]])
     by_hand = [
         -math.log(softmax(head(states[b, n]).detach())[target[b, n]])
         for b, n in ((0, 1), (0, 3), (1, 0))
@@ -150,7 +150,7 @@ def test_5_8_masked():
 def test_5_9_flops(m):
     d, V = 8, 50
     states = torch.randn(2, 6, d, requires_grad=True)
-    target = torch.full((2, 6), -1)
+    target = torch.full((2, 6), -100)
     target.view(-1)[:m] = 1
     with FlopCounterMode(display=False) as counter:
         masked_lm(states, nn.Linear(d, V, bias=False), target)[0].backward()
@@ -180,7 +180,7 @@ def test_5_10_counted():
     read, target = corrupt(
         text, torch.ones_like(text).bool(), 9, torch.arange(2), random
     )  # fmt: skip
-    shown = (read == 1) & (target != -1)
+    shown = (read == 1) & (target != -100)
     odds = float((target[shown] == 1).sum() / (target[shown] == 0).sum())
     assert odds == pytest.approx(0.3 / 0.7 * 3, rel=0.1)
 

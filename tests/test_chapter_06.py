@@ -531,7 +531,7 @@ def test_the_fusion_by_the_library_is_tried(answer, part, capsys):
     assert said(capsys, "6.4", _by_library()).endswith("right.")  # no answer harms the next
 
 
-def absorb(text_to="text.proj", image_to="image.norm", exchanged=False):
+def absorb(text_to="encoders.text.proj", image_to="encoders.image.norm", exchanged=False):
     def change(model):
         text, image = model.modality.weight.detach().clone()
         if exchanged:
@@ -551,7 +551,7 @@ def absorb(text_to="text.proj", image_to="image.norm", exchanged=False):
     [
         (absorb(), "right."),
         (absorb(None, None), "what they added is lost"),
-        (absorb(image_to="image.proj"), "before the LayerNorm"),
+        (absorb(image_to="encoders.image.proj"), "before the LayerNorm"),
         (absorb(exchanged=True), "the second the picture's"),
         (absorb(text_to=None), "One of the two modalities"),
         (lambda model: model, "are not zero"),

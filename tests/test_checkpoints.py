@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from strategies import error_line, normal
 from torch import nn
-from toy import HOW, Toy, run, same
+from toy import CONFIG, EXECUTION, Points, Toy, run, same
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from mmlib.errors import UserError
 from mmlib.training.checkpoint import (
@@ -72,7 +75,7 @@ def test_tensors_come_back_bitwise(value, tmp_path):
 
 def test_recipe_and_state_come_back(tmp_path):
     recipe, state = {"a": [1, 2], "b": {"c": None, "d": 0.1}}, {"step": 3, "best": -float("inf")}
-    save_checkpoint(tmp_path, module(), None, recipe, state)
+    save_checkpoint(tmp_path, module(), (), recipe, state)
     assert read_checkpoint(tmp_path)[1:] == (recipe, state)
 
 
@@ -81,7 +84,7 @@ def test_weights_and_statistics_are_loaded(tmp_path):
     built.train()
     built(normal(0, 5, 2, dtype=torch.float32))  # moves the statistics
     nn.init.constant_(built[0].weight, 7.0)
-    save_checkpoint(tmp_path, built, None, {"r": 1})
+    save_checkpoint(tmp_path, built, (), {"r": 1})
     assert not same(built.state_dict(), other.state_dict())
     assert load_weights(tmp_path, other) == {"r": 1}
     assert same(built.state_dict(), other.state_dict())
@@ -90,8 +93,8 @@ def test_weights_and_statistics_are_loaded(tmp_path):
 def test_the_optimiser_goes_on_where_it_was(tmp_path):
     """The step after loading is bitwise the step that the first optimiser takes."""
     (built, optimizer), (other, fresh) = stepped(), stepped(0)
-    save_checkpoint(tmp_path, built, optimizer, {"r": 1}, {"step": 2})
-    assert load_checkpoint(tmp_path, other, fresh, {"r": 1}) == {"step": 2}
+    save_checkpoint(tmp_path, built, [optimizer], {"r": 1}, {"step": 2})
+    assert load_checkpoint(tmp_path, other, [fresh], {"r": 1}) == {"step": 2}
     for m, o in ((built, optimizer), (other, fresh)):
         o.zero_grad()
         m[0](normal(9, 4, 2, dtype=torch.float32)).square().sum().backward()
@@ -102,10 +105,66 @@ def test_the_optimiser_goes_on_where_it_was(tmp_path):
 
 def test_weights_can_be_taken_from_a_checkpoint_with_an_optimiser(tmp_path):
     built, optimizer = stepped()
-    save_checkpoint(tmp_path, built, optimizer)
+    save_checkpoint(tmp_path, built, [optimizer])
     other = module()
     load_weights(tmp_path, other)
     assert same(built.state_dict(), other.state_dict())
+
+
+def tied(width: int = 3) -> nn.Module:
+    """An embedding whose matrix is the head's as well, as in most language models."""
+    torch.manual_seed(0)
+    built = nn.ModuleDict(
+        {"embeddings": nn.Embedding(5, width), "head": nn.Linear(width, 5, bias=False)}
+    )
+    built["head"].weight = built["embeddings"].weight
+    return built
+
+
+def test_tied_weights_are_saved_once_and_come_back_tied(tmp_path):
+    built, other = tied(), tied()
+    nn.init.normal_(built["head"].weight)
+    save_checkpoint(tmp_path, built)
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert list(file.keys()) == ["embeddings.weight"]
+    load_weights(tmp_path, other)
+    assert torch.equal(other["head"].weight, built["head"].weight)
+    assert other["head"].weight is other["embeddings"].weight
+    assert set(read_checkpoint(tmp_path)[0]) == {"embeddings.weight", "head.weight"}
+
+
+def test_two_views_of_one_storage_are_two_tensors(tmp_path):
+    built = nn.Module()
+    whole = torch.arange(6.0)
+    built.register_buffer("first", whole[:3])
+    built.register_buffer("second", whole[3:])
+    built.register_buffer("turned", whole.view(2, 3).T)
+    save_checkpoint(tmp_path, built)
+    found, _, _ = read_checkpoint(tmp_path)
+    assert same(found, built.state_dict())
+
+
+def test_a_tied_language_model_of_hugging_face_is_saved_and_loaded(tmp_path):
+    config = LlamaConfig(
+        vocab_size=7, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+        num_attention_heads=2, tie_word_embeddings=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    built, other = LlamaForCausalLM(config), LlamaForCausalLM(config)
+    save_checkpoint(tmp_path, built)
+    load_weights(tmp_path, other)
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(built(ids).logits, other(ids).logits)
+    assert other.lm_head.weight is other.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize("name", ["recipe", "state", "tied"])
+@pytest.mark.parametrize("value", ["{", "[1]", "3"])
+def test_notes_of_another_program_are_one_line(name, value, tmp_path):
+    save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors", {name: value})
+    with pytest.raises(UserError) as error:
+        read_checkpoint(tmp_path)
+    error_line(error, "the notes of a run in", "copy it anew")
 
 
 # --- what is not loaded ---------------------------------------------------------------------------
@@ -171,16 +230,16 @@ def test_names_and_shapes_must_all_fit(tmp_path):
 
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path):
     built, optimizer = stepped()
-    save_checkpoint(tmp_path, built, optimizer, {"seed": 1, "d": 8, "old": 1})
+    save_checkpoint(tmp_path, built, [optimizer], {"seed": 1, "d": 8, "old": 1})
     with pytest.raises(UserError) as error:
-        load_checkpoint(tmp_path, *stepped(0), {"seed": 2, "d": 8, "new": 1})
+        load_checkpoint(tmp_path, module(), [stepped(0)[1]], {"seed": 2, "d": 8, "new": 1})
     error_line(error, "the same recipe", "another new, old, seed in", "--out")
 
 
 def test_fit_refuses_to_go_on_with_another_recipe(tmp_path):
     run(tmp_path)
     with pytest.raises(UserError) as error:
-        fit(Toy(), HOW, tmp_path, {"toy": 1})
+        fit(Toy(), Points(), CONFIG, tmp_path, {"toy": 1}, seed=0, execution=EXECUTION)
     error_line(error, "another toy in")
 
 

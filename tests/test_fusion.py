@@ -337,7 +337,7 @@ def test_a_closed_gate_lets_nothing_through_and_still_learns():
     block = TransformerBlock(module, d).double()
     shouting = {"image": Tokens.all_visible(1e3 * streams["image"].value)}
     quiet = block(query, shouting).value
-    assert torch.equal(quiet, query.value + block.feed(block.norm_feed(query.value)))
+    assert torch.equal(quiet, query.value + block.mlp(block.norm_mlp(query.value)))
     at = streams["image"].value.requires_grad_()
     out = module(query, streams)
     of_gate, of_image = gradients(out, module.gate, at)
@@ -586,7 +586,7 @@ def test_the_shapes_in_the_docstrings_are_true():
     streams = {m: Tokens.all_visible(torch.randn(6, 5, 8)) for m in NAMES[:2]}
     modules = {name: build_fusion(name, 8, NAMES[:2], 2) for name in FUSIONS}
     checked = {module.forward: {"streams": streams} for module in modules.values()}
-    checked[modules["late"].gather] = {"streams": streams, "names": NAMES[:2], "B": 6}
+    checked[modules["late"].concatenate] = {"streams": streams, "names": NAMES[:2], "B": 6}
     checked[modules["late"].means] = {"streams": streams, "B": 6}
     checked[modules["merged"].weights] = {"streams": streams}
     for name, method in (("bottleneck", "summary"), ("resampler", "resample")):

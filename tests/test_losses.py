@@ -18,11 +18,11 @@ from mmlib.losses import (
     MOST_LOG_SCALE,
     SIGLIP_BIAS,
     SIGLIP_LOG_SCALE,
+    all_gather,
     check_labels,
     clamp_log_scale,
     corrupt,
     cross_entropy,
-    gather,
     hard_negatives,
     info_nce,
     label_weight,
@@ -37,7 +37,7 @@ from mmlib.losses import (
 def test_cross_entropy_by_hand():
     """Two labels with known probabilities 1/2 and 1/8, one that does not count."""
     logits = torch.tensor([[1 / 2, 1 / 4, 1 / 4], [1 / 8, 5 / 8, 2 / 8], [0.7, 0.2, 0.1]]).log()
-    total, divisor = cross_entropy(logits, torch.tensor([0, 0, -1]))
+    total, divisor = cross_entropy(logits, torch.tensor([0, 0, -100]))
     assert total.item() == pytest.approx(math.log(2) + math.log(8), rel=1e-6)
     assert divisor.item() == 2
 
@@ -53,10 +53,11 @@ def test_class_weights_count_in_sum_and_divisor():
 def test_sum_over_divisor_is_pytorchs_mean(seed, N, C, weighted):
     logits = normal(seed, N, C, dtype=torch.float32)
     target = torch.randint(-1, C, (N,), generator=torch.Generator().manual_seed(seed))
+    target[target < 0] = -100
     target[0] = 0  # a mean needs a label
     weight = normal(seed + 1, C, dtype=torch.float32).abs() + 0.1 if weighted else None
     total, divisor = cross_entropy(logits, target, weight)
-    mean = F.cross_entropy(logits, target, weight, ignore_index=-1)
+    mean = F.cross_entropy(logits, target, weight)  # its ignore_index is ours
     assert (total / divisor).item() == pytest.approx(mean.item(), rel=1e-5)
 
 
@@ -68,13 +69,13 @@ def test_a_model_that_knows_nothing_starts_at_ln_C(C):
 
 def test_an_ignored_label_leaves_no_gradient():
     logits = normal(0, 3, 4).requires_grad_()
-    cross_entropy(logits, torch.tensor([1, -1, 2]))[0].backward()
+    cross_entropy(logits, torch.tensor([1, -100, 2]))[0].backward()
     assert logits.grad is not None
     assert (logits.grad.abs().sum(-1) > 0).tolist() == [True, False, True]
 
 
 def test_without_labels_sum_and_divisor_are_zero():
-    total, divisor = cross_entropy(normal(0, 2, 3), torch.tensor([-1, -1]))
+    total, divisor = cross_entropy(normal(0, 2, 3), torch.tensor([-100, -100]))
     assert (total.item(), divisor.item()) == (0, 0)
 
 
@@ -88,7 +89,7 @@ def test_the_loss_is_computed_in_float32():
     assert total.item() == pytest.approx(exact.item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("label", [-2, 3, 700])
+@pytest.mark.parametrize("label", [-1, 3, 700])
 def test_a_label_that_is_no_class_is_one_line(label):
     target = torch.tensor([0, label, 2])
     for call in (
@@ -171,6 +172,7 @@ def test_head_at_labelled_positions_is_the_full_head(seed):
     """Value, and gradient of states and head."""
     random = torch.Generator().manual_seed(seed)
     target = torch.randint(-1, 9, (2, 5), generator=random)
+    target[target < 0] = -100
     states = normal(seed, 2, 5, 4, dtype=torch.float32)
     weight = normal(seed + 1, 9, 4, dtype=torch.float32)
     results = []
@@ -178,7 +180,7 @@ def test_head_at_labelled_positions_is_the_full_head(seed):
         s, w = (x.clone().requires_grad_() for x in (states, weight))
         if full:
             loss = F.cross_entropy(
-                (s @ w.T).flatten(0, 1), target.flatten(), ignore_index=-1, reduction="sum"
+                (s @ w.T).flatten(0, 1), target.flatten(), reduction="sum"
             )
         else:
             loss = masked_lm(s, lambda h, w=w: h @ w.T, target)[0]
@@ -190,12 +192,12 @@ def test_head_at_labelled_positions_is_the_full_head(seed):
 
 def test_the_head_sees_the_labelled_positions_only():
     rows = []
-    target = torch.tensor([[-1, 3, -1], [0, -1, -1]])
+    target = torch.tensor([[-100, 3, -100], [0, -100, -100]])
     _, divisor = masked_lm(
         torch.zeros(2, 3, 4), lambda h: rows.append(len(h)) or torch.zeros(len(h), 7), target
     )
     assert rows == [2] and divisor.item() == 2
-    total, divisor = masked_lm(torch.zeros(1, 3, 4), nn.Linear(4, 7), torch.full((1, 3), -1))
+    total, divisor = masked_lm(torch.zeros(1, 3, 4), nn.Linear(4, 7), torch.full((1, 3), -100))
     assert (total.item(), divisor.item()) == (0, 0)
 
 
@@ -203,7 +205,7 @@ def test_pieces_of_a_batch_give_its_gradient():
     """Invariant 31: k pieces, divided once, are one big batch."""
     logits, tokens, answer = answers(3, B=6)
     states, head = normal(5, 6, 7, 4, dtype=torch.float32), nn.Linear(4, 5)
-    target = torch.where(answer, tokens, -1)
+    target = torch.where(answer, tokens, -100)
     losses = {
         "prefix": lambda rows: prefix_lm(head(states[rows]), tokens[rows], answer[rows]),
         "masked": lambda rows: masked_lm(states[rows], head, target[rows]),
@@ -231,7 +233,7 @@ def corrupted(N=200_000, seed=0):
 
 def test_of_the_chosen_eighty_in_a_hundred_are_masked_ten_random_ten_kept():
     tokens, may, read, target = corrupted()
-    chosen = target != -1
+    chosen = target != -100
     n = int(may.sum())
     assert float(chosen.sum() / n) == pytest.approx(0.15, abs=5 * math.sqrt(0.15 * 0.85 / n))
     of_chosen, m = read[chosen], int(chosen.sum())
@@ -247,7 +249,7 @@ def test_of_the_chosen_eighty_in_a_hundred_are_masked_ten_random_ten_kept():
 
 def test_corruption_keeps_to_what_may_be_chosen():
     tokens, may, read, target = corrupted()
-    chosen = target != -1
+    chosen = target != -100
     assert not (chosen & ~may).any()
     assert torch.equal(read[~chosen], tokens[~chosen])
     assert torch.equal(target[chosen], tokens[chosen])
@@ -436,7 +438,7 @@ def contrast(rank, world, store, out):
     if world > 1:
         dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=world)
     mine = slice(rank * 6 // world, (rank + 1) * 6 // world)
-    a, b = gather(tower(left[mine])), gather(tower(right[mine]))
+    a, b = all_gather(tower(left[mine])), all_gather(tower(right[mine]))
     found = {}
     for name, (total, pairs) in (
         ("info_nce", info_nce(similarity(a, b, log_scale))),
@@ -473,4 +475,4 @@ def test_two_processes_give_the_gradient_of_one(tmp_path):
 
 def test_one_process_gathers_nothing():
     x = normal(0, 2, 3)
-    assert gather(x) is x
+    assert all_gather(x) is x

@@ -117,7 +117,7 @@ def test_base_is_bert_base_and_resnet50_and_takes_a_step():
     assert (bert.config.num_hidden_layers, bert.config.num_attention_heads) == (12, 12)
     # torchvision's ResNet-50 has 25,557,032, of which its classifier 2,048 · 1,000 + 1,000
     assert count(model.encoders["image"].backbone) == 25_557_032 - 2_049_000
-    assert (model.fusion[0].mix.d, model.fusion[0].mix.H) == (768, 8)
+    assert (model.fusion[0].mixer.d, model.fusion[0].mixer.H) == (768, 8)
     assert count(model.fusion) == merged_layer_parameters(768)
 
     model.train()

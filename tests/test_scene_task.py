@@ -159,7 +159,7 @@ def test_phrases_point_from_the_word_that_ends_them_to_the_cell_of_the_thing():
     text = "is the red circle left of the blue square"
     asked = Question("relation", text, "yes", ((3, things[0].cell), (8, things[1].cell)))
     batch = tensors([(Scene(things, 240), [asked])])
-    expected = [-1] * LENGTH
+    expected = [-100] * LENGTH
     expected[4], expected[9] = 2 * 8 + 1, 6 * 8 + 6
     assert batch["phrases"].tolist() == [expected]
     tokens = ["[CLS]", *text.split()]
@@ -260,7 +260,7 @@ def test_what_is_hidden_and_nothing_else():
     assert image["attention_mask"].sum(1).eq(1).all() and image["attention_mask"][:, 0].all()
     assert image["input_ids"][:, 0].eq(WORD_INDEX["[CLS]"]).all()
     assert image["input_ids"][:, 1:].eq(0).all(), "no word may be read from the padding"
-    assert image["phrases"].eq(-1).all()
+    assert image["phrases"].eq(-100).all()
 
 
 def test_exchanged_pictures_are_all_there_and_none_in_its_place():

@@ -1,6 +1,7 @@
 """A run on the reader's table: what it decides, what it keeps, what it answers new rows with."""
 
 import csv
+import gc
 import json
 import math
 import shutil
@@ -31,6 +32,15 @@ from mmlib.training.checkpoint import read_checkpoint, save_checkpoint
 from mmlib.training.config import TrainingConfig
 from mmlib.training.interrupts import Interrupted
 from mmlib.training.run_folder import read_log
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported_objects_are_no_garbage():
+    """`fit` collects garbage at its end, which takes a second for what torch has imported."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
 
 # ---------------------------------------------------------------- the loss and the model
 
@@ -81,15 +91,15 @@ def test_the_loss_is_the_weighted_sum_over_the_weights(tmp_path):
     batch = {f"value.{m}": t.value for m, t in tokens.items()}
     batch |= {f"mask.{m}": t.mask for m, t in tokens.items()}
     label = torch.tensor([0, 1, 1, 0, 0, 1])
-    total, count = task({**batch, "label": label})["label"]
+    total, count = (x.detach() for x in task({**batch, "label": label})["label"])
     by_hand = [
         float(w) * float(-z.log_softmax(-1)[y])
-        for z, y, w in zip(task.logits(batch), label, [0.5, 3, 3, 0.5, 0.5, 3], strict=True)
+        for z, y, w in zip(task.logits(batch).detach(), label, [0.5, 3, 3, 0.5, 0.5, 3], strict=True)
     ]
     assert float(total) == pytest.approx(sum(by_hand), rel=1e-5) and count == 10.5
     assert task.counts({"label": label})["label"] == count
-    mean = F.cross_entropy(task.logits(batch), label, task.class_weight)
-    assert total / count == pytest.approx(float(mean), rel=1e-5)
+    mean = F.cross_entropy(task.logits(batch).detach(), label, task.class_weight)
+    assert float(total / count) == pytest.approx(float(mean), rel=1e-5)
 
 
 @pytest.mark.parametrize("fusion", ["merged", "bilinear", "late"])
@@ -154,9 +164,9 @@ def validation_of(rows: list[Row], folder: Path, names: Sequence[str] = THREE, *
 
 def test_a_third_modality_is_trained_controlled_and_reported_by_its_name(tmp_path):
     """The label is in the sensors alone, and nothing of mmlib was told of sensors."""
-    rows = rows_of(60)
+    rows = rows_of(80)
     run = validation_of(rows, tmp_path, epochs=12)
-    tests = [torch.arange(0, 30), torch.arange(30, 60)]
+    tests = [torch.arange(0, 40), torch.arange(40, 80)]
     outcomes = [run.fold(n, tests[1 - n], test) for n, test in enumerate(tests)]
     table = Table(Path("t.csv"), THREE, tuple(rows))
     report = report_of(table, run.target, tests, outcomes)
@@ -164,8 +174,8 @@ def test_a_third_modality_is_trained_controlled_and_reported_by_its_name(tmp_pat
         assert {**report["controls"], "all": report["balanced_accuracy"]}[name]["mean"] > 0.8, name
     for name in ("only_text", "only_image", "without_sensors", "exchanged_sensors", "majority"):
         assert report["controls"][name]["mean"] < 0.75, name
-    for name in ("exchanged_text", "exchanged_image"):
-        assert report["controls"][name]["mean"] > 0.75, name
+    exchanged = {name: report["controls"][f"exchanged_{name}"]["mean"] for name in THREE}
+    assert exchanged["sensors"] + 0.15 < min(exchanged["text"], exchanged["image"])
     assert "text, picture and sensors together gain" in report["sentence"]
     assert "sensors adds +" in report["sentence"]
     assert report["missing"] == {"text": 0, "image": 0, "sensors": 0}
@@ -671,7 +681,7 @@ def test_a_run_asks_for_the_networks_it_was_trained_with(trained, tmp_path):
     "state",
     [
         {}, {"classes": "AB", "columns": {}}, {"classes": [1, 2], "columns": {}},
-        {"classes": ["A", "B"], "columns": []}, {"classes": ["A"], "columns": {}}, [],
+        {"classes": ["A", "B"], "columns": []}, {"classes": ["A"], "columns": {}},
     ],
 )  # fmt: skip
 def test_a_checkpoint_with_other_notes_is_one_line(trained, tmp_path, state):

@@ -92,3 +92,39 @@ def test_an_error_is_a_value_error_of_one_line():
     error = expected("a cat", "a dog", "ask the vet")
     assert isinstance(error, ValueError)
     assert str(error) == "expected a cat, got a dog; ask the vet"
+
+
+# --- block numbers ------------------------------------------------------------------------------
+
+
+def test_block_numbers_stay_with_their_tokens():
+    block = torch.tensor([[0, 0, 1], [0, 1, 2]])
+    x = Tokens.all_visible(normal(0, 2, 3, 4), block)
+    for same in (x.absent(), x.with_value(normal(1, 2, 3, 5)), x.first(None)):
+        assert torch.equal(same.block, block)
+    assert torch.equal(x.first(2).block, block[:, :2])
+    assert torch.equal(x.first(2).value, x.value[:, :2]) and x.first(2).mask.shape == (2, 2)
+    plain = Tokens.all_visible(x.value)
+    assert plain.block is None and plain.first(2).block is None
+
+
+def test_in_a_concatenation_what_has_no_number_is_seen_by_all():
+    block = torch.tensor([[3, 4, 5]])
+    words, cells = Tokens.all_visible(normal(0, 1, 3, 4), block), Tokens(
+        normal(1, 1, 2, 4), torch.tensor([[True, False]])
+    )
+    for parts, numbers in (((words, cells), [3, 4, 5, 0, 0]), ((cells, words), [0, 0, 3, 4, 5])):
+        both = Tokens.concatenate(parts)
+        assert both.block.tolist() == [numbers]
+        assert torch.equal(both.value, torch.cat([part.value for part in parts], 1))
+        assert torch.equal(both.mask, torch.cat([part.mask for part in parts], 1))
+    assert Tokens.concatenate([cells, cells]).block is None
+
+
+@pytest.mark.parametrize(
+    "block", [torch.zeros(2, 3), torch.zeros(1, 3).long(), torch.ones(2, 3, dtype=torch.bool)]
+)
+def test_block_numbers_that_do_not_fit_are_named(block):
+    with pytest.raises(UserError) as error:
+        Tokens.all_visible(torch.zeros(2, 3, 4), block)
+    error_line(error, "whole block numbers of shape [2, 3]", str(block.dtype))

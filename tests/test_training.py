@@ -15,30 +15,23 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from strategies import error_line, normal
 from torch import nn
-from toy import HOW, Toy, run, same
+from toy import CONFIG, EXECUTION, IGNORED, Points, Toy, run, same
 
 from mmlib.errors import UserError
 from mmlib.evaluation import accuracy_interval
 from mmlib.generation import predict
 from mmlib.models import MultimodalBert, preset
 from mmlib.training.checkpoint import read_checkpoint
-from mmlib.training.fit import (
-    Batches,
-    Interrupted,
-    Log,
-    Optimization,
-    fit,
-    key,
-    read_log,
-    stop_signals,
-    take_step,
-    train,
-)
+from mmlib.training.config import Execution, TrainingConfig
+from mmlib.training.fit import fit, start, take_step
+from mmlib.training.interrupts import Interrupted, stop_signals
+from mmlib.training.loop import train
+from mmlib.training.run_folder import Log, read_log
+from mmlib.training.seeds import derive_seed
+from mmlib.training.task import Share, split
 
 C = 4
 
@@ -171,47 +164,58 @@ def test_shuffled_labels_teach_nothing():
 
 
 def test_the_schedule_counts_steps():
-    """Linear warm-up times a cosine from 1 to the floor, by hand at its landmarks."""
-    how = Optimization(steps=100, learning_rate=0.5, warmup=10, floor=0.1)
-    assert how.rate(0) == pytest.approx(0.5 / 10)
-    assert how.rate(4) == pytest.approx(0.5 * 0.5 * (0.1 + 0.45 * (1 + math.cos(math.pi * 0.04))))
-    assert how.rate(50) == pytest.approx(0.5 * (0.1 + 0.9 / 2))
-    assert how.rate(100) == pytest.approx(0.05)
-    falling = [how.rate(step) for step in range(10, 101)]
+    """Linear warm-up to 1, then a cosine from 1 to the floor, by hand at its landmarks."""
+    config = TrainingConfig(steps=110, warmup_steps=10, lr_floor=0.1)
+    assert config.schedule(0) == pytest.approx(1 / 10)
+    assert config.schedule(4) == pytest.approx(0.5)
+    assert config.schedule(9) == config.schedule(10) == 1, "lr itself is reached"
+    assert config.schedule(35) == pytest.approx(0.1 + 0.45 * (1 + math.cos(math.pi / 4)))
+    assert config.schedule(60) == pytest.approx(0.1 + 0.9 / 2)
+    assert config.schedule(110) == pytest.approx(0.1)
+    falling = [config.schedule(step) for step in range(10, 111)]
     assert falling == sorted(falling, reverse=True)
-    assert Optimization(steps=100, warmup=0).rate(0) == Optimization().learning_rate
+    assert TrainingConfig(steps=100, warmup_steps=0).schedule(0) == 1
+
+
+@pytest.mark.parametrize("steps, warmup", [(5, 5), (3, 10)])
+def test_a_warm_up_as_long_as_the_run_reaches_what_it_can(steps, warmup):
+    config = TrainingConfig(steps=steps, warmup_steps=warmup)
+    assert [config.schedule(step) for step in range(steps)] == [
+        (step + 1) / warmup for step in range(steps)
+    ]
 
 
 def test_each_step_is_taken_at_the_rate_of_its_number(tmp_path):
     """The log has the schedule's rates, and AdamW took its first step at the first of them."""
-    before = weights(Toy().module)
+    before = weights(Toy())
     run(tmp_path / "whole")
-    assert [entry["rate"] for entry in read_log(tmp_path / "whole" / "log.jsonl")] == [
-        HOW.rate(step) for step in range(HOW.steps)
+    assert [entry["lr"] for entry in read_log(tmp_path / "whole" / "log.jsonl")] == [
+        CONFIG.lr * CONFIG.schedule(step) for step in range(CONFIG.steps)
     ]
-    one = replace(HOW, weight_decay=0.0, checkpoint_every=1, clip=1e9)
+    one = replace(CONFIG, weight_decay=0.0, max_grad_norm=1e9)
 
     def cut(step: int) -> None:
         if step == 1:
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        run(tmp_path / "one", one, before_batch=cut)
+        run(tmp_path / "one", one, replace(EXECUTION, checkpoint_every=1), before_batch=cut)
     after, _, _ = read_checkpoint(tmp_path / "one" / "last")
     # Adam's first step moves each weight by the rate, whatever the size of its gradient
     moved = max((after[name] - x).abs().max().item() for name, x in before.items())
-    assert moved == pytest.approx(HOW.rate(0), rel=1e-3)
+    assert moved == pytest.approx(CONFIG.lr * CONFIG.schedule(0), rel=1e-3)
 
 
-def one_step(task, how: Optimization, step: int = 0):
+def one_step(task, config: TrainingConfig, step: int = 0, given=None):
     """The change of the weights, which is minus the gradient: SGD with a learning rate of 1."""
-    before = weights(task.module)
-    AcceleratorState._reset_state()  # an earlier test may have run in bfloat16
-    accelerator = Accelerator(cpu=True)
-    optimizer = torch.optim.SGD(task.module.parameters(), 1.0)
-    module, optimizer = accelerator.prepare(task.module, optimizer)
-    losses = take_step(task, module, optimizer, accelerator, how, task.batch(step), step)
-    return losses, {name: before[name] - x for name, x in weights(task.module).items()}
+    before = weights(task)
+    accelerator = start(EXECUTION)
+    optimizer = torch.optim.SGD([{"params": list(task.parameters()), "peak_lr": 1.0}], 1.0)
+    module, optimizer = accelerator.prepare(task, optimizer)
+    batches = split(given or Points().batch(step), config.accumulate)
+    flat = replace(config, warmup_steps=0, lr_floor=1.0)  # the rate of each step is 1
+    losses = take_step(module, [optimizer], accelerator, flat, batches, step, seed=0)
+    return losses, {name: before[name] - x for name, x in weights(task).items()}
 
 
 def norm(gradient) -> float:
@@ -219,10 +223,11 @@ def norm(gradient) -> float:
 
 
 @pytest.mark.parametrize("k", [2, 4, 8])
-def test_a_batch_in_pieces_is_one_big_batch(k):
-    """The pieces have 1 to 4 labels each, so a mean of their means would be another gradient."""
-    losses, whole = one_step(Toy(dropout=0.0), replace(HOW, accumulate=1, clip=1e9))
-    in_pieces, gradient = one_step(Toy(dropout=0.0), replace(HOW, accumulate=k, clip=1e9))
+def test_a_batch_in_microbatches_is_one_big_batch(k):
+    """They have 1 to 4 labels each, so a mean of their means would be another gradient."""
+    free = replace(CONFIG, max_grad_norm=1e9)
+    losses, whole = one_step(Toy(dropout=0.0), replace(free, accumulate=1))
+    in_pieces, gradient = one_step(Toy(dropout=0.0), replace(free, accumulate=k))
     assert in_pieces == pytest.approx(losses, rel=1e-5)
     assert norm({n: gradient[n] - whole[n] for n in whole}) < 1e-5 * norm(whole)
 
@@ -230,67 +235,159 @@ def test_a_batch_in_pieces_is_one_big_batch(k):
 def test_a_mean_of_means_would_be_another_gradient():
     """The fault that the test above looks for is large on these batches."""
     task = Toy(dropout=0.0)
-    _, whole = one_step(Toy(dropout=0.0), replace(HOW, accumulate=1, clip=1e9))
+    _, whole = one_step(Toy(dropout=0.0), replace(CONFIG, accumulate=1, max_grad_norm=1e9))
     means = []
-    for piece in task.pieces(task.batch(0), 2):
-        parts = task.losses(piece)
-        means.append(sum(total / divisor for total, divisor in parts.values()))
-    gradients = torch.autograd.grad(sum(means) / 2, list(task.module.parameters()))
-    wrong = dict(zip((n for n, _ in task.module.named_parameters()), gradients, strict=True))
+    for piece in split(Points().batch(0), 2):
+        means.append(sum(total / count for total, count in task(piece).values()))
+    gradients = torch.autograd.grad(sum(means) / 2, list(task.parameters()))
+    wrong = dict(zip((n for n, _ in task.named_parameters()), gradients, strict=True))
     assert norm({n: wrong[n] - whole[n] for n in whole}) > 0.1 * norm(whole)
 
 
 def test_a_step_divides_by_the_labels_of_the_batch():
-    task = Toy(dropout=0.0)
-    given = task.batch(0)
-    expected = F.cross_entropy(task.module(given["x"]), given["target"], ignore_index=-1)
-    losses, _ = one_step(task, replace(HOW, accumulate=4))
+    task, given = Toy(dropout=0.0), Points().batch(0)
+    expected = F.cross_entropy(task.net(given["x"]), given["target"], ignore_index=IGNORED)
+    losses, _ = one_step(task, replace(CONFIG, accumulate=4))
     assert losses["answer"] == pytest.approx(expected.item(), rel=1e-6)
     assert losses["loss"] == pytest.approx(losses["answer"] + losses["size"], rel=1e-6)
 
 
 def test_a_batch_without_labels_changes_nothing_by_them():
-    task = Toy(dropout=0.0)
-    given = task.batch(0)
-    task.batch = lambda step: given | {"target": torch.full_like(given["target"], -1)}
-    losses, gradient = one_step(task, HOW)
+    given = Points().batch(0)
+    given["target"] = torch.full_like(given["target"], IGNORED)
+    losses, gradient = one_step(Toy(dropout=0.0), CONFIG, given=given)
     assert losses["answer"] == 0 and math.isfinite(norm(gradient))
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_clipping_bounds_the_norm_of_the_whole_gradient(accumulate):
-    _, free = one_step(Toy(), replace(HOW, accumulate=accumulate, clip=1e9))
+    config = replace(CONFIG, accumulate=accumulate)
+    _, free = one_step(Toy(), replace(config, max_grad_norm=1e9))
     assert norm(free) > 0.02
-    _, clipped = one_step(Toy(), replace(HOW, accumulate=accumulate, clip=0.01))
+    _, clipped = one_step(Toy(), replace(config, max_grad_norm=0.01))
     assert norm(clipped) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_dropout_is_the_microbatchs_own():
+    """Keyed by its number in the whole batch: whoever computes it draws the same."""
+    _, whole = one_step(Toy(), replace(CONFIG, accumulate=2, max_grad_norm=1e9))
+    _, again = one_step(Toy(), replace(CONFIG, accumulate=2, max_grad_norm=1e9))
+    _, other = one_step(Toy(), replace(CONFIG, accumulate=4, max_grad_norm=1e9))
+    assert same(whole, again) and not same(whole, other)
+
+
+def test_counts_that_forward_contradicts_are_a_bug_that_is_told():
+    task = Toy()
+    task.counts = lambda batch: {"answer": torch.tensor(8.0), "size": torch.tensor(4.0)}
+    with pytest.raises(RuntimeError, match="disagree"):
+        one_step(task, CONFIG)
+
+
+class Contrastive(Toy):
+    """A loss that compares a batch's samples with each other."""
+
+    by_sample = False
+
+
+def test_a_loss_that_compares_samples_is_refused_in_pieces(tmp_path):
+    whole = replace(CONFIG, steps=1, accumulate=1)
+    arguments = dict(seed=0, execution=EXECUTION)
+    fit(Contrastive(), Points(), whole, tmp_path / "whole", {}, **arguments)
+    with pytest.raises(UserError) as error:
+        fit(Contrastive(), Points(), replace(whole, accumulate=2), tmp_path / "2", {}, **arguments)
+    error_line(error, "a whole batch at once for Contrastive", "accumulate 2")
+
+
+def test_a_batch_that_the_pieces_do_not_divide_is_one_line():
+    with pytest.raises(UserError) as error:
+        split({"x": torch.zeros(9, 2), "rows": torch.zeros(18)}, 2)
+    error_line(error, "9 rows of 'x'")
+    parts = split({"pictures": torch.arange(2), "questions": torch.arange(6)}, 2)
+    assert [p["questions"].tolist() for p in parts] == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_the_hook_after_a_step_is_called_after_each(tmp_path):
+    class Bounded(Toy):
+        def after_step(self) -> None:
+            with torch.no_grad():
+                self.net[0].bias.clamp_(max=0.0)
+
+    task = Bounded()
+    fit(task, Points(), CONFIG, tmp_path, {}, seed=0, execution=EXECUTION)
+    assert (task.net[0].bias <= 0).all() and not (run(tmp_path / "free")[1].net[0].bias <= 0).all()
 
 
 # --- what stops a run -----------------------------------------------------------------------------
 
 
-def spoiled(change):
-    """A toy whose batch of step 6 is spoiled by `change`."""
-    task = Toy()
-    sound = task.batch
-    task.batch = lambda step: change(sound(step)) if step == 6 else sound(step)
-    return task
+def power_cut_at(step: int):
+    """Before that step's batch the power goes."""
+
+    def cut(at: int) -> None:
+        if at == step:
+            raise PowerCut
+
+    return cut
+
+
+class Spoiled(Points):
+    """The batch of step 6 is spoiled by `change`."""
+
+    change = staticmethod(dict)
+
+    def batch(self, step):
+        given = super().batch(step)
+        return self.change(given) if step == 6 else given
+
+
+class InfiniteGradient(torch.autograd.Function):
+    """x itself, with a gradient that is not finite: a root at zero would have one."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("nan")
+
+
+class Steep(Toy):
+    """From the seventh step on the loss is finite and its gradient is not."""
+
+    steps = 0
+
+    def forward(self, batch):
+        parts = super().forward(batch)
+        self.steps += 1
+        if self.steps > 2 * 6:  # two microbatches a step
+            parts["size"] = (InfiniteGradient.apply(parts["size"][0]), parts["size"][1])
+        return parts
 
 
 @pytest.mark.parametrize(
-    "change, parts",
+    "task, change, parts",
     [
-        (lambda b: b | {"x": b["x"] * float("nan")}, ("a finite loss", "step 6 of seed 0")),
-        (lambda b: b | {"target": b["target"] + 2}, ("labels from 0 to 2", "step 6 of seed 0")),
+        (Toy, lambda b: b | {"x": b["x"] * float("nan")}, ("a finite loss", "step 6 of seed 0")),
+        (Toy, lambda b: b | {"target": b["target"] + 2}, ("labels from 0", "step 6 of seed 0")),
+        (Steep, dict, ("a finite gradient", "step 6 of seed 0")),
     ],
 )
-def test_a_bad_step_is_named_and_the_checkpoint_is_from_before(change, parts, tmp_path):
-    task = spoiled(change)
+def test_a_bad_step_is_named_and_touches_no_weight(task, change, parts, tmp_path):
+    built, data = task(), Spoiled()
+    data.change = change
     with pytest.raises(UserError) as error:
-        fit(task, HOW, tmp_path, {})
+        fit(built, data, CONFIG, tmp_path, {}, seed=0, execution=EXECUTION, evaluate=built.score)
     error_line(error, *parts)
     assert read_checkpoint(tmp_path / "last")[2]["step"] == 5
     assert len(read_log(tmp_path / "log.jsonl")) == 6
-    assert all(x.isfinite().all() for x in task.module.state_dict().values())
+    other = Toy()
+    with pytest.raises(PowerCut):
+        fit(
+            other, Points(before_batch=power_cut_at(6)), CONFIG, tmp_path / "six", {}, seed=0,
+            execution=EXECUTION,
+        )  # fmt: skip
+    assert same(weights(built), weights(other)), "the weights of the step before"
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -301,21 +398,29 @@ def test_a_users_error_while_a_batch_is_made_is_one_line(workers, tmp_path):
         raise UserError("expected this, got that; do so")
 
     with pytest.raises(UserError) as error:
-        run(tmp_path, replace(HOW, workers=workers), before_batch=refuse)
+        run(tmp_path, execution=replace(EXECUTION, workers=workers), before_batch=refuse)
     error_line(error, "expected this")
 
 
 @pytest.mark.parametrize(
-    "field, value",
+    "kind, field, value",
     [
-        *(("steps", 0), ("accumulate", 0), ("workers", -1), ("checkpoint_every", 0)),
-        *(("evaluate_every", 0), ("learning_rate", -1.0), ("learning_rate", math.nan)),
-        *(("warmup", -1), ("clip", -0.1), ("precision", "fp17")),
+        *((TrainingConfig, name, 0) for name in ("steps", "accumulate", "evaluate_every")),
+        *((TrainingConfig, "lr", value) for value in (-1.0, math.nan, math.inf)),
+        *((TrainingConfig, "max_grad_norm", value) for value in (0, -0.1, math.nan)),
+        *((TrainingConfig, "weight_decay", value) for value in (-1, math.inf)),
+        (TrainingConfig, "warmup_steps", -1),
+        (TrainingConfig, "precision", "fp17"),
+        (TrainingConfig, "optimizer", "adam"),
+        (TrainingConfig, "ema_decay", 1.0),
+        (Execution, "workers", -1),
+        (Execution, "checkpoint_every", 0),
+        (Execution, "device", "tpu"),
     ],
 )
-def test_figures_with_which_no_step_can_be_taken_are_one_line(field, value):
+def test_figures_with_which_no_step_can_be_taken_are_one_line(kind, field, value):
     with pytest.raises(UserError) as error:
-        Optimization(**{field: value})
+        kind(**{field: value})
     error_line(error, field, f"{value}")
 
 
@@ -334,7 +439,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path):
 
 def test_workers_do_not_change_a_run(tmp_path):
     alone, _ = run(tmp_path / "alone")
-    helped, _ = run(tmp_path / "helped", replace(HOW, workers=2))
+    helped, _ = run(tmp_path / "helped", execution=replace(EXECUTION, workers=2))
     assert same(alone, helped)
 
 
@@ -362,7 +467,7 @@ def test_a_run_that_was_cut_off_ends_in_the_same_weights(at, tmp_path):
         files = [load_file(tmp_path / run / name / "model.safetensors") for run in ("whole", "cut")]
         assert same(*files)
     logs = [read_log(tmp_path / run / "log.jsonl") for run in ("whole", "cut")]
-    assert logs[0] == logs[1] and [e["step"] for e in logs[1]] == list(range(1, HOW.steps + 1))
+    assert logs[0] == logs[1] and [e["step"] for e in logs[1]] == list(range(1, CONFIG.steps + 1))
 
 
 def test_a_finished_run_takes_no_step(tmp_path):
@@ -378,17 +483,16 @@ def test_dropout_makes_a_run_depend_on_the_seed_of_each_step(tmp_path):
 
 
 def test_keys_differ_for_each_seed_and_step():
-    keys = {key(seed, step) for seed in range(20) for step in range(1, 200)}
+    keys = {derive_seed(seed, step) for seed in range(20) for step in range(1, 200)}
     assert len(keys) == 20 * 199
-    assert key(1, 2) != key(2, 1)
+    assert derive_seed(1, 2) != derive_seed(2, 1)
     assert all(0 <= k < 2**64 for k in keys)
 
 
 def test_batches_can_be_sent_to_a_worker_of_another_start_method():
     """macOS and Windows start workers anew and send them the task."""
-    task = Toy()
-    copy = pickle.loads(pickle.dumps(Batches(task)))
-    assert torch.equal(copy[3]["x"], task.batch(3)["x"])
+    copy = pickle.loads(pickle.dumps(Share(Points(), 1, 0, 2)))
+    assert torch.equal(copy[3][1]["x"], Points().batch(3)["x"][4:])
 
 
 def test_the_best_weights_are_those_of_the_best_score(tmp_path):
@@ -396,19 +500,19 @@ def test_the_best_weights_are_those_of_the_best_score(tmp_path):
     task, seen = Toy(), []
 
     def score() -> dict[str, float]:
-        seen.append(weights(task.module))
+        seen.append(weights(task))
         return {"overall": next(scores)}
 
-    task.score = score
-    state = fit(task, replace(HOW, steps=4, evaluate_every=1), tmp_path, {})
+    config = replace(CONFIG, steps=4, evaluate_every=1)
+    state = fit(task, Points(), config, tmp_path, {}, seed=0, evaluate=score, execution=EXECUTION)
     assert state["best"] == 0.9 and state["step"] == 4
     assert same(load_file(tmp_path / "best" / "model.safetensors"), seen[1])
     assert not same(seen[1], seen[3])
 
 
 def test_bfloat16_stays_near_float32_and_can_follow_it_in_one_process(tmp_path):
-    run(tmp_path / "no", replace(HOW, steps=3), dropout=0.0)
-    run(tmp_path / "bf16", replace(HOW, steps=3, precision="bf16"), dropout=0.0)
+    run(tmp_path / "no", replace(CONFIG, steps=3), dropout=0.0)
+    run(tmp_path / "bf16", replace(CONFIG, steps=3, precision="bf16"), dropout=0.0)
     exact, near = (
         [entry["loss"] for entry in read_log(tmp_path / name / "log.jsonl")]
         for name in ("no", "bf16")
@@ -486,14 +590,14 @@ def test_fit_runs_outside_the_main_thread(tmp_path):
 
 # The command line without its report, which takes longer than these runs.
 COMMAND = (
-    "import sys, mmlib.tasks.scenes as s; "
-    "s.report = lambda task: {'accuracy': s.accuracy_by_kind([1], [1], ['x'])['overall'],"
+    "import sys, mmlib.tasks.scene_run as s; from mmlib.evaluation import accuracy_by_kind; "
+    "s.report = lambda *given: {'accuracy': accuracy_by_kind([1], [1], ['x'])['overall'],"
     " 'by_kind': {}, 'controls': {}}; "
     "from mmlib.cli import main; sys.exit(main(sys.argv[1:]))"
 )
 OPTIONS = (
     "--preset tiny --pictures 4 --questions 2 --steps 60 --workers 2 --dropout 0.2"
-    " --accumulate 2 --checkpoint-every 25 --evaluate-every 30 --warmup 5 --seed 3"
+    " --accumulate 2 --checkpoint-every 25 --evaluate-every 30 --warmup-steps 5 --seed 3"
 ).split()
 
 
@@ -574,5 +678,5 @@ def test_ctrl_c_on_the_command_line_is_one_line(killed):
 def test_the_recipe_of_a_run_folder_is_the_options(killed):
     recipe = json.loads((killed["cut"] / "recipe.json").read_text())
     assert (recipe["seed"], recipe["dropout"]) == (3, 0.2)
-    assert recipe["optimization"]["accumulate"] == 2
+    assert recipe["training"]["accumulate"] == 2
     assert json.loads((killed["cut"] / "report.json").read_text())["recipe"] == recipe

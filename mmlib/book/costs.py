@@ -93,7 +93,7 @@ class Sizes(NamedTuple):
         """Raises UserError for a fusion other than merged attention."""
         blocks = list(model.fusion)
         for block in blocks:
-            if not (isinstance(block, TransformerBlock) and isinstance(block.mix, MergedAttention)):
+            if not (isinstance(block, TransformerBlock) and isinstance(block.mixer, MergedAttention)):
                 raise expected("merged attention", "another fusion", "choose fusion='merged'")
         model_image: Any = model.encoders["image"]
         bert: Any = model.encoders["text"]

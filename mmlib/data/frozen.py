@@ -15,10 +15,8 @@ from torch import Tensor, nn
 from transformers import BertModel, PreTrainedTokenizerBase
 
 from mmlib.data.pictures import picture_array
-from mmlib.encoders import GridEncoder, TextEncoder
-from mmlib.encoders.base import Encoder
-from mmlib.encoders.image import scale_pixels
-from mmlib.encoders.pretrained import PictureGrid
+from mmlib.encoders import Encoder, GridEncoder, TextEncoder, scale_pixels
+from mmlib.encoders.networks import PictureGrid
 from mmlib.errors import expected
 from mmlib.tokens import Tokens
 

@@ -132,7 +132,7 @@ class Encoder(nn.Module):
 
 
 def check_present(present: Tensor, rows: int, device: torch.device) -> Tensor:
-    """present [rows] on the device; raises UserError where it is not boolean or of another shape."""
+    """present [rows] on the device; raises UserError where it is another type or shape."""
     if not isinstance(present, Tensor) or present.dtype != torch.bool or present.shape != (rows,):
         got = (
             f"{present.dtype} {list(present.shape)}"

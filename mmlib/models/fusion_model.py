@@ -50,7 +50,7 @@ class FusionModel(nn.Module):
         super().__init__()
         self.modalities = tuple(encoders)
         for name in self.modalities:
-            if "." in name or not name or hasattr(nn.ModuleDict, name):
+            if "." in name or not name or hasattr(nn.ModuleDict(), name):
                 raise expected(
                     "names of modalities without a dot, none of them a name of PyTorch's own",
                     f"'{name}'", "choose another name",
@@ -119,7 +119,7 @@ class FusionModel(nn.Module):
         for number, block in enumerate(self.fusion):
             # the head reads only the first token, so the last layer computes no other
             queries = 1 if number == len(self.fusion) - 1 else None
-            states = block(states, others, own=asking, queries=queries)
+            states = block(states, others, queries=queries)
             hidden_states.append(states)
         return FusionOutput(self.head(states.value[:, 0]), tuple(hidden_states), entering)
 
@@ -136,10 +136,10 @@ class FusionModel(nn.Module):
         others = {name: x for name, x in out.tokens.items() if name != asking}
         asked = (out.tokens[asking], *out.hidden_states[:-1])
         for block, states in zip(self.fusion, asked, strict=True):
-            mix = getattr(block, "mix", None)
-            if not isinstance(block, TransformerBlock) or not isinstance(mix, MergedAttention):
+            mixer = getattr(block, "mixer", None)
+            if not isinstance(block, TransformerBlock) or not isinstance(mixer, MergedAttention):
                 raise expected("merged attention", "another fusion", "choose fusion='merged'")
-            looking.append(mix.weights(*block.mixed(states, others, own=asking)))
+            looking.append(mixer.weights(*block.mixed(states, others)))
         return looking
 
     def _check_names(self, given: Mapping[str, Any], what: str) -> None:

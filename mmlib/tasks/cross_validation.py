@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import shutil
 import time
 from collections import Counter
@@ -72,7 +73,8 @@ def train_table(recipe: TableRecipe, out: Path, execution: Execution = ALONE) ->
         return _train_table(replace(recipe, data=str(Path(recipe.data).resolve())), out, execution)
     except (KeyboardInterrupt, Interrupted):
         raise Interrupted(
-            f"stopped; what is done is saved in {out}; go on with: mmlib train --resume {out}"
+            f"stopped; what is done is saved in {out}; "
+            f"go on with: mmlib train --resume {shlex.quote(str(out))}"
         ) from None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +15,54 @@ from torch import Tensor, nn
 from mmlib.errors import expected
 from mmlib.files import write_whole
 
-OPTIMIZER = "training.optimizer."
+TRAINING = "training."  # what only resuming needs: optimizer0.3.exp_avg, mean.model.head.weight
 
 
 def save_checkpoint(
     folder: Path,
     module: nn.Module,
-    optimizer: Any = None,
+    optimizers: Sequence[torch.optim.Optimizer] = (),
     recipe: Mapping[str, Any] | None = None,
     state: Mapping[str, Any] | None = None,
+    mean: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write folder/model.safetensors: the weights and, where given, what resuming needs.
 
-    The file is written beside the old one and then takes its name, so that a crash or a full disk
-    leaves the old one whole. Raises UserError where there is no room.
+    A tensor that stands under several names (a head tied to its embeddings) is written once, the
+    other names beside it. The file is written beside the old one and then takes its name, so that a
+    crash or a full disk leaves the old one whole. Raises UserError where there is no room.
     """
-    tensors = {name: x.detach().cpu().contiguous() for name, x in module.state_dict().items()}
-    if optimizer is not None:
-        for number, values in optimizer.state_dict()["state"].items():
+    tensors, tied = _once(module.state_dict())
+    for number, optimizer in enumerate(optimizers):
+        for index, values in optimizer.state_dict()["state"].items():
             for name, value in values.items():
-                tensors[f"{OPTIMIZER}{number}.{name}"] = value.detach().cpu().contiguous()
-    metadata = {"recipe": json.dumps(recipe or {}), "state": json.dumps(state or {})}
+                tensors[f"{TRAINING}optimizer{number}.{index}.{name}"] = value
+    for name, value in (mean or {}).items():
+        tensors[f"{TRAINING}mean.{name}"] = value
+    metadata = {"recipe": recipe or {}, "state": state or {}, "tied": tied}
+    whole = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "model.safetensors"
-    write_whole(path, save(tensors, metadata))
+    text = {name: json.dumps(value) for name, value in metadata.items()}
+    write_whole(folder / "model.safetensors", save(whole, text))
+
+
+def _once(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(each tensor under its first name, {further name: first name})."""
+    tensors: dict[str, Tensor] = {}
+    tied: dict[str, str] = {}
+    first: dict[tuple[Any, ...], str] = {}
+    for name, x in state.items():
+        place = (x.untyped_storage().data_ptr(), x.storage_offset(), x.shape, x.stride())
+        if x.numel() and place in first:
+            tied[name] = first[place]
+        else:
+            first[place] = name
+            tensors[name] = x
+    return tensors, tied
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
-    """(tensors by name, recipe, state) of folder/model.safetensors.
+    """(tensors by name, recipe, state) of folder/model.safetensors; tied names are all there.
 
     Raises UserError where it is missing, cut off, or another kind of file (a pickle, say).
     """
@@ -53,16 +73,22 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], di
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        notes = [json.loads(metadata.get(name, "{}")) for name in ("recipe", "state", "tied")]
+        if not all(isinstance(note, dict) for note in notes):
+            raise TypeError("a note that is no JSON object")
+        recipe, state, tied = notes
+        tensors |= {name: tensors[first] for name, first in tied.items()}
     except SafetensorError as error:
         raise expected(
             f"a whole safetensors file in {path}", f"'{error}'",
             "it is cut off or of another kind (no pickle is ever loaded): copy it anew",
         ) from error  # fmt: skip
-    return (
-        tensors,
-        json.loads(metadata.get("recipe", "{}")),
-        json.loads(metadata.get("state", "{}")),
-    )
+    except (ValueError, KeyError, TypeError) as error:
+        raise expected(
+            f"the notes of a run in {path}", f"'{error}'",
+            "it was not written by mmlib: copy it anew",
+        ) from error  # fmt: skip
+    return tensors, recipe, state
 
 
 def load_weights(folder: Path, module: nn.Module) -> dict[str, Any]:
@@ -71,14 +97,18 @@ def load_weights(folder: Path, module: nn.Module) -> dict[str, Any]:
     Raises UserError where a name or a shape does not fit.
     """
     tensors, recipe, _ = read_checkpoint(folder)
-    _fill(module, {n: x for n, x in tensors.items() if not n.startswith("training.")}, folder)
+    _fill(module, {n: x for n, x in tensors.items() if not n.startswith(TRAINING)}, folder)
     return recipe
 
 
 def load_checkpoint(
-    folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, recipe: Mapping[str, Any]
+    folder: Path,
+    module: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    recipe: Mapping[str, Any],
+    mean: dict[str, Tensor] | None = None,
 ) -> dict[str, Any]:
-    """Load weights and optimiser to go on with a run; returns its state.
+    """Load weights, optimizers and `mean` to go on with a run; returns its state.
 
     Raises UserError where the checkpoint was made from another recipe.
     """
@@ -90,13 +120,18 @@ def load_checkpoint(
             f"another {', '.join(sorted(different))} in {folder}",
             "resume with the run's own recipe, or choose a new --out",
         )
-    _fill(module, {n: x for n, x in tensors.items() if not n.startswith(OPTIMIZER)}, folder)
-    values: dict[int, dict[str, Tensor]] = {}
-    for name, x in tensors.items():
-        if name.startswith(OPTIMIZER):
-            number, field = name.removeprefix(OPTIMIZER).split(".")
-            values.setdefault(int(number), {})[field] = x
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": values})
+    kept = {n.removeprefix(TRAINING): x for n, x in tensors.items() if n.startswith(TRAINING)}
+    _fill(module, {n: x for n, x in tensors.items() if not n.startswith(TRAINING)}, folder)
+    for number, optimizer in enumerate(optimizers):
+        values: dict[int, dict[str, Tensor]] = {}
+        for name, x in kept.items():
+            part, _, rest = name.partition(".")
+            if part == f"optimizer{number}":
+                index, field = rest.split(".")
+                values.setdefault(int(index), {})[field] = x
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": values})
+    for name, value in (mean or {}).items():
+        value.copy_(kept[f"mean.{name}"])
     return state
 
 

@@ -287,9 +287,9 @@ def _judge_absorbed(answer: Any) -> str:
     m = model.modality.weight.detach()
     text, image = cast(Encoder, model.encoders["text"]), cast(GridEncoder, model.encoders["image"])
     places = {
-        "text.proj.bias": text.proj.bias,
-        "image.norm.bias": image.norm.bias,
-        "image.proj.bias": image.proj.bias,
+        "encoders.text.proj.bias": text.proj.bias,
+        "encoders.image.norm.bias": image.norm.bias,
+        "encoders.image.proj.bias": image.proj.bias,
     }
     grown = {}
     for name, bias in places.items():
@@ -297,14 +297,14 @@ def _judge_absorbed(answer: Any) -> str:
         grown[name] = (now - bias).detach()
     if not any(bool(g.any()) for g in grown.values()):
         return "not yet. They are zero, but what they added is lost: where can it stand instead?"
-    if bool(grown["image.proj.bias"].any()):
+    if bool(grown["encoders.image.proj.bias"].any()):
         return (
             "not yet. The picture's bias stands before the LayerNorm, which takes away the mean and"
             " rescales the rest. What is added last?"
         )
-    if torch.allclose(grown["text.proj.bias"], m[1]):
+    if torch.allclose(grown["encoders.text.proj.bias"], m[1]):
         return "not yet. The first vector is the text's, the second the picture's."
-    return "not yet. One of the two modalities has the wrong bias; compare its tokens in trace()."
+    return "not yet. One of the two modalities has the wrong bias; compare the tokens of outputs()."
 
 
 _absorb = Exercise(look="", judge=_judge_absorbed)

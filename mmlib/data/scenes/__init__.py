@@ -1,11 +1,14 @@
-"""The generated world: pictures of coloured shapes, and what can be said and asked about them.
+"""The generated world: pictures of colored shapes, and what can be said and asked about them.
 
 `world` draws scenes, `questions` asks about them, `answers` reads a question and answers it from
-the scene without knowing how it was made, `captions` says sentences and judges them.
+the scene without knowing how it was made, `captions` says sentences and judges them. `priors` finds
+what can be guessed with an input left unread, `controls` exchanges one word of a question.
 """
 
-from mmlib.data.scenes.answers import answer, best_guess
+from mmlib.data.scenes.answers import answer
 from mmlib.data.scenes.captions import caption, is_true
+from mmlib.data.scenes.controls import other_name, other_side
+from mmlib.data.scenes.priors import INPUTS, best_guess, best_unread
 from mmlib.data.scenes.questions import Question, ask, sample_questions
 from mmlib.data.scenes.world import (
     ANSWERS,
@@ -30,6 +33,7 @@ __all__ = [
     "CELLS",
     "COLORS",
     "HELD_OUT",
+    "INPUTS",
     "KINDS",
     "PIXELS",
     "RELATIONS",
@@ -42,9 +46,12 @@ __all__ = [
     "answer",
     "ask",
     "best_guess",
+    "best_unread",
     "caption",
     "cell_targets",
     "is_true",
+    "other_name",
+    "other_side",
     "render",
     "sample_questions",
     "sample_scene",

@@ -1,24 +1,19 @@
-"""What is the answer, and how much of it can be guessed: the oracle, and the best guesses.
+"""What is the answer: an oracle that reads a question's text and looks at the scene.
 
-The oracle reads a question's text and looks at the scene; it shares no code with the making of
-questions, so that each checks the other.
+It shares no code with the making of questions, so that each checks the other.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 
-import numpy as np
-
-from mmlib.data.scenes.questions import Question, View
 from mmlib.data.scenes.world import (
     CELLS,
     CLEAR,
     COLOR_NAMES,
     COLUMNS,
-    KINDS,
     PIXELS,
     RELATIONS,
     SHAPES,
@@ -96,6 +91,23 @@ def _relate(scene: Scene, *words: str) -> str:
     return _yes(_is(_the(scene, *words[:2]), words[2], _the(scene, *words[3:])))
 
 
+def _side(thing: Thing, relation: str, named: Thing) -> int:
+    """How many pixels the thing's center lies to that side of the named one's."""
+    x, y = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}[relation]
+    return x * (thing.x - named.x) + y * (thing.y - named.y)
+
+
+def _nearest(scene: Scene, asked: str, relation: str, color: str, shape: str) -> str:
+    named = _the(scene, color, shape)
+    beside = [thing for thing in scene.things if _side(thing, relation, named) > 0]
+    far = {thing: math.dist((thing.x, thing.y), (named.x, named.y)) for thing in beside}
+    close = [thing for thing in beside if far[thing] < min(far.values()) + CLEAR]
+    what = f"one nearest object {relation} the {color} {shape}, by {CLEAR} pixels"
+    if len(close) != 1 or not _is(close[0], relation, named):
+        raise expected(what, f"{len(close)} to choose from", "ask where a look decides")
+    return COLOR_NAMES[close[0].color] if asked == "color" else SHAPES[close[0].shape]
+
+
 def _refer(scene: Scene, asked: str, relation: str, color: str, shape: str) -> str:
     named = _the(scene, color, shape)
     things = [thing for thing in scene.things if _is(thing, relation, named)]
@@ -125,86 +137,7 @@ _FORMS: tuple[tuple[re.Pattern[str], Callable[..., str]], ...] = tuple(
         (f"are there more {_COLOR} than {_COLOR} objects", _compare),
         (f"which (column|row) is the {_COLOR} {_SHAPE} in", _locate),
         (f"is the {_COLOR} {_SHAPE} {_RELATION} the {_COLOR} {_SHAPE}", _relate),
+        (f"what (color|shape) is the nearest object {_RELATION} the {_COLOR} {_SHAPE}", _nearest),
         (f"what (color|shape) is the object {_RELATION} the {_COLOR} {_SHAPE}", _refer),
     )
 )
-
-Picture = tuple[Scene, Sequence[Question]]
-
-
-def best_guess(
-    pictures: Sequence[Picture], by: str, combinations: str = "train"
-) -> dict[str, float]:
-    """Accuracy, by kind and "overall", of the best guess that sees one side alone.
-
-    by "text": for each question's exact text the answer it most often has, counted on the even
-    pictures and tested on the odd, and the other way round. A text's counts are smoothed by those
-    of its form (names of colours and shapes left out), so that rare texts do not mislead. Take
-    thousands of pictures: the guess is as good as its counts.
-
-    by "objects": the guess knows the scene, but not the question. "overall" is the accuracy of
-    one answer a scene, the most probable one over all kinds (their shares as in `pictures` for as
-    many things). A kind's own figure is a bound: the most probable answer where the kind is known,
-    so that no guess without the question does better on that kind. Probabilities come from 64
-    fresh questions of each kind about each scene.
-
-    pictures are what `sample_questions` returns, combinations what it was given.
-    Raises UserError for another `by`, or fewer than two pictures.
-    """
-    if by not in ("text", "objects"):
-        raise expected('by "text" or "objects"', by, "choose one of them")
-    if len(pictures) < 2:
-        raise expected("two pictures or more", len(pictures), "sample thousands")
-    right: Counter[str] = Counter()
-    asked: Counter[str] = Counter()
-    guesses = _by_text(pictures) if by == "text" else _by_objects(pictures, combinations)
-    for question, of_kind, of_all in guesses:
-        asked.update((question.kind, "overall"))
-        right[question.kind] += of_kind == question.answer
-        right["overall"] += of_all == question.answer
-    return {kind: right[kind] / asked[kind] for kind in (*KINDS, "overall") if asked[kind]}
-
-
-# A question, the best guess of its answer where its kind is known, and where it is not.
-Guess = tuple[Question, str, str]
-_NAMES = re.compile(rf"\b(?:{'|'.join(COLOR_NAMES)}|(?:{'|'.join(SHAPES)})s?)\b")
-_SMOOTHING = 5.0
-
-
-def _by_text(pictures: Sequence[Picture]) -> Iterator[Guess]:
-    for half in (0, 1):
-        texts: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        forms: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        for _, questions in pictures[1 - half :: 2]:
-            for question in questions:
-                texts[question.text][question.answer] += 1
-                forms[_NAMES.sub("*", question.text)][question.answer] += 1
-        for _, questions in pictures[half::2]:
-            for question in questions:
-                form = forms[_NAMES.sub("*", question.text)]
-                total = form.total() or 1
-                score = {word: _SMOOTHING * count / total for word, count in form.items()}
-                for word, count in texts[question.text].items():
-                    score[word] += count
-                guess = max(score, key=score.__getitem__, default="")
-                yield question, guess, guess
-
-
-def _by_objects(pictures: Sequence[Picture], combinations: str) -> Iterator[Guess]:
-    rng = np.random.default_rng(0)
-    shares: defaultdict[int, Counter[str]] = defaultdict(Counter)
-    for scene, questions in pictures:
-        shares[len(scene.things)].update(question.kind for question in questions)
-    for scene, questions in pictures:
-        view = View(scene, combinations)
-        overall: Counter[str] = Counter()
-        best = {}
-        for kind, share in shares[len(scene.things)].items():
-            fresh = [question for _ in range(64) if (question := view.ask(kind, rng))]
-            answers = Counter(question.answer for question in fresh)
-            for word, count in answers.items():
-                overall[word] += share * count
-            best[kind] = max(answers, key=answers.__getitem__, default="")
-        guess = max(overall, key=overall.__getitem__)
-        for question in questions:
-            yield question, best[question.kind], guess

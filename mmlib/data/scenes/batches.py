@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmlib.data.scenes import ANSWERS, CELLS, KINDS, WORDS, Question, Scene, cell_targets, render
 from mmlib.errors import expected
+from mmlib.losses import IGNORE
 
 LENGTH = 12  # [CLS], the ten words of the longest question, and one to spare
 ANSWER_INDEX = {answer: index for index, answer in enumerate(ANSWERS)}
@@ -40,10 +41,10 @@ def tensors(pictures: Sequence[tuple[Scene, Sequence[Question]]]) -> dict[str, T
     """P scenes with their questions as a batch, B = P × questions.
 
     pictures [P, 64, 64, 3] bytes, image_mask [P], cells [P, 64, 3] (0 = empty), input_ids and
-    attention_mask [B, 12], target [B], kind [B], phrases [B, 12]: a cell, or −1.
+    attention_mask [B, 12], target [B], kind [B], phrases [B, 12]: a cell, or −100.
     """
     questions = [question for _, asked in pictures for question in asked]
-    phrases = torch.full((len(questions), LENGTH), -1)
+    phrases = torch.full((len(questions), LENGTH), IGNORE)
     for row, question in enumerate(questions):
         for word, cell in question.phrases:
             phrases[row, word + 1] = cell  # [CLS] stands before the first word
@@ -72,7 +73,7 @@ def with_modality(batch: dict[str, Tensor], modality: str) -> dict[str, Tensor]:
         only_first[:, 0] = True
         return batch | {
             "attention_mask": only_first, "input_ids": batch["input_ids"] * only_first,
-            "phrases": torch.full_like(batch["phrases"], -1),
+            "phrases": torch.full_like(batch["phrases"], IGNORE),
         }  # fmt: skip
     return batch
 

@@ -1,6 +1,10 @@
 """Questions about a scene: eight kinds, with answers that the text alone does not give away.
 
 Where the answer is yes or no, it is drawn first, then a question that has it; a no is a near miss.
+
+A reference asks for the color or shape of the nearest object on one side of a named one. It is one
+of four questions about two names and two sides, such that another name alone, or another side
+alone, changes the answer: without reading both, no rule is right more than half of the time.
 """
 
 from __future__ import annotations
@@ -9,8 +13,9 @@ from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import accumulate, combinations
+from math import sqrt
 
 from numpy.random import Generator
 
@@ -53,17 +58,24 @@ class Question:
 
 Draft = tuple[str, str, tuple[tuple[int, int], ...]]
 _HELD = frozenset(PAIRS["held_out"])
+# Two names and two sides (places in RELATIONS), whose four questions are told apart by either.
+Square = tuple[tuple[Thing, Thing], tuple[int, int]]
 # The order of RELATIONS: along x this side then that, along y this side then that.
 _RELATION = tuple(RELATIONS)
 _YES_NO = ("no", "yes")
+REFERENCES = ("nearest", "outermost")
 
 
 class View:
-    """A scene prepared for asking: its counts, and what a question about it may concern."""
+    """A scene prepared for asking: its counts, and what a question about it may concern.
 
-    def __init__(self, scene: Scene, combinations: str) -> None:
+    reference: how a reference is asked, as in `sample_questions`.
+    """
+
+    def __init__(self, scene: Scene, combinations: str, reference: str = "nearest") -> None:
         self.things = scene.things
         self.combinations = combinations
+        self.reference = reference
         self.colors = Counter([thing.color for thing in scene.things])
         self.shapes = Counter([thing.shape for thing in scene.things])
         self.pairs = Counter([(thing.color, thing.shape) for thing in scene.things])
@@ -74,13 +86,69 @@ class View:
         """Whether a question about these things belongs to the view's combinations."""
         if self.combinations == "all":
             return True
-        held_out = any((thing.color, thing.shape) in _HELD for thing in things)
-        return held_out == (self.combinations == "held_out")
+        for thing in things:  # any() over a generator takes three times as long
+            if (thing.color, thing.shape) in _HELD:
+                return self.combinations == "held_out"
+        return self.combinations == "train"
 
     def ask(self, kind: str, rng: Generator) -> Question | None:
         """A question of this kind, or None where the scene cannot carry one."""
-        draft = _ASK[kind](self, rng)
+        how = self.reference if kind == "reference" else kind
+        draft = _ASK[how](self, rng)
         return None if draft is None else Question(kind, *draft)
+
+    @cached_property
+    def nearest(self) -> dict[Thing, dict[int, Thing]]:
+        """For each thing with a name, the nearest thing on each side (place in RELATIONS).
+
+        A side is left out where a look could doubt its answer. Of all centers that lie to that
+        side at all, the nearest must lie there by CLEAR pixels and be nearer than the second by
+        CLEAR pixels; distances are from center to center.
+        """
+        found: dict[Thing, dict[int, Thing]] = {}
+        for named in self.single:
+            x, y = named.x, named.y
+            # equal distances are never asked about, so their order is of no account
+            others = sorted(
+                [
+                    (sqrt((x - t.x) * (x - t.x) + (y - t.y) * (y - t.y)), x - t.x, y - t.y, i)
+                    for i, t in enumerate(self.things)
+                    if t is not named
+                ]
+            )
+            sides: dict[int, Thing] = {}
+            for side, beside in enumerate(
+                (
+                    [(far, left, i) for far, left, _, i in others if left > 0],
+                    [(far, -left, i) for far, left, _, i in others if left < 0],
+                    [(far, up, i) for far, _, up, i in others if up > 0],
+                    [(far, -up, i) for far, _, up, i in others if up < 0],
+                )
+            ):
+                if not beside or beside[0][1] < CLEAR:
+                    continue
+                if len(beside) > 1 and beside[1][0] - beside[0][0] < CLEAR:
+                    continue
+                thing = self.things[beside[0][2]]
+                if self.concerns(named, thing):
+                    sides[side] = thing
+            if len(sides) > 1:
+                found[named] = sides
+        return found
+
+    @cached_property
+    def squares(self) -> dict[str, list[Square]]:
+        """The squares of questions for the color and for the shape."""
+        found: dict[str, list[Square]] = {"color": [], "shape": []}
+        for (one, here), (two, there) in combinations(self.nearest.items(), 2):
+            shared = [side for side in here if side in there and here[side] is not there[side]]
+            for a, b in combinations(shared, 2):
+                four = here[a], there[a], there[b], here[b]  # around the square
+                if all(four[i].color != four[i - 1].color for i in range(4)):
+                    found["color"].append(((one, two), (a, b)))
+                if all(four[i].shape != four[i - 1].shape for i in range(4)):
+                    found["shape"].append(((one, two), (a, b)))
+        return found
 
 
 def _existence(view: View, rng: Generator) -> Draft | None:
@@ -204,8 +272,25 @@ def _relation(view: View, rng: Generator) -> Draft | None:
     return text, _YES_NO[(distance < 0) == side], phrases
 
 
-def _reference(view: View, rng: Generator) -> Draft | None:
-    """Exactly one thing lies on that side of the named one, and none too near it to say."""
+def _nearest(view: View, rng: Generator) -> Draft | None:
+    """One of the four questions of a square, of shape three times in four where both can be."""
+    asks = [asked for asked in ("color", "shape") if view.squares[asked]]
+    if not asks:
+        return None
+    # squares of shapes are the rarer ones, since there are only four shapes
+    asked = asks[rng.random() < 0.75] if len(asks) == 2 else asks[0]
+    names, sides = choose(rng, view.squares[asked])
+    named, side = choose(rng, names), choose(rng, sides)
+    thing = view.nearest[named][side]
+    text = f"what {asked} is the nearest object {_RELATION[side]} the {named.name}"
+    word = COLOR_NAMES[thing.color] if asked == "color" else SHAPES[thing.shape]
+    return text, word, ((text.count(" "), named.cell),)
+
+
+def _outermost(view: View, rng: Generator) -> Draft | None:
+    """The reference of the world as first made: exactly one thing lies on that side of the named
+    one, and none too near it to say. That thing is the outermost of the picture.
+    """
     found = []
     for named in view.single:
         for axis in (0, 1):
@@ -238,22 +323,37 @@ _ASK: dict[str, Callable[[View, Generator], Draft | None]] = {
     "comparison": _comparison,
     "location": _location,
     "relation": _relation,
-    "reference": _reference,
+    "nearest": _nearest,
+    "outermost": _outermost,
 }
 
 
-def ask(scene: Scene, kind: str, rng: Generator, combinations: str = "train") -> Question | None:
+def ask(
+    scene: Scene,
+    kind: str,
+    rng: Generator,
+    combinations: str = "train",
+    reference: str = "nearest",
+) -> Question | None:
     """A question of this kind about the scene, or None where the scene cannot carry one.
 
     combinations says what the question may concern: "train" (things of no held-out combination,
     and none is named), "held_out" (at least one such thing) or "all". Counting and comparison
-    name no combination, so they are asked of all things.
+    name no combination, so they are asked of all things. reference: as in `sample_questions`.
 
-    Raises UserError for an unknown kind or combinations.
+    Raises UserError for an unknown kind, combinations or reference.
     """
-    if kind not in _ASK:
+    if kind not in KINDS:
         raise expected("a kind of question: " + ", ".join(KINDS), kind, "choose one of them")
-    return View(scene, check_combinations(combinations)).ask(kind, rng)
+    view = View(scene, check_combinations(combinations), check_reference(reference))
+    return view.ask(kind, rng)
+
+
+def check_reference(reference: str) -> str:
+    """How a reference is asked; raises UserError where it is none of REFERENCES."""
+    if reference not in REFERENCES:
+        raise expected("reference " + " or ".join(REFERENCES), reference, "choose one of them")
+    return reference
 
 
 def sample_questions(
@@ -262,26 +362,43 @@ def sample_questions(
     questions: int = 8,
     kinds: Mapping[str, float] | None = None,
     combinations: str = "train",
+    reference: str = "nearest",
 ) -> tuple[Scene, list[Question]]:
     """A scene and questions about it, their kinds drawn with the given weights (None: equal).
 
     The number of things is drawn first, then the kinds, then scenes until one carries them all.
-    So each number of things is equally frequent, and each kind has its share: what one thing
-    alone cannot carry (relation, reference) is asked the more of scenes of two and more.
+    So each number of things is equally frequent, and each kind has its share: what few things
+    cannot carry (relation, reference) is asked the more of scenes of many.
 
-    Raises UserError for unknown kinds, and where scenes of this size cannot carry the kinds.
+    reference says how a reference is asked. "nearest": "what color is the nearest object left of
+    the red circle", of four things and more. Few scenes carry such a question, and in those few
+    things are alike; so references come several to a picture, and half of the pictures that could
+    be asked for one are not: what else is asked of large scenes stays nearly as it is.
+    "outermost", as the world was first made: "what color is the object left of the red circle", of
+    two things and more, where exactly one thing lies on that side; that thing is the outermost of
+    the picture, so the name need not be read.
+
+    Raises UserError for unknown kinds, combinations or reference, and where scenes of this size
+    cannot carry the kinds.
     """
     low, high = check_objects(objects)
     weights = tuple((kinds or dict.fromkeys(KINDS, 1.0)).items())
+    check_reference(reference)
     count = low + int(rng.random() * (high - low + 1))
-    names, edges = _kind_table(weights, (low, high), count)
-    if not names:  # weights of relation and reference alone, and one thing: take more
-        count = 2 + int(rng.random() * (high - 1))
-        names, edges = _kind_table(weights, (low, high), count)
+    often, referring, other = _kind_tables(weights, (low, high), count, reference)
+    if not referring[0] and not other[0]:  # only kinds that need more things: take more
+        least = min(_least(kind, reference) for kind, weight in weights if weight > 0)
+        count = least + int(rng.random() * (high - least + 1))
+        often, referring, other = _kind_tables(weights, (low, high), count, reference)
+    refers = often > 0 and rng.random() < often
+    names, edges = referring if refers else other
     drawn = [names[_draw(rng, edges)] for _ in range(questions)]
+    refers = refers and "reference" in drawn
     for _ in range(1000):
-        scene = sample_scene(rng, (count, count), combinations)
-        view = View(scene, combinations)
+        scene = sample_scene(rng, (count, count), combinations, 4 if refers else 0)
+        view = View(scene, combinations, reference)
+        if refers and not any(view.squares.values()):
+            continue
         asked = []
         for kind in drawn:
             question = view.ask(kind, rng)
@@ -297,14 +414,50 @@ def sample_questions(
     )
 
 
-_NEED_TWO = ("relation", "reference")
+def _least(kind: str, reference: str) -> int:
+    """The least number of things that a kind is asked of."""
+    if kind == "reference":
+        return 4 if reference == "nearest" else 2
+    return 2 if kind == "relation" else 1
+
+
+# Kinds, and the running sums of their weights.
+Table = tuple[tuple[str, ...], tuple[float, ...]]
 
 
 @lru_cache(maxsize=256)
-def _kind_table(
-    weights: tuple[tuple[str, float], ...], objects: tuple[int, int], count: int
-) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """The kinds for a scene of `count` things, and the running sums of their weights.
+def _kind_tables(
+    weights: tuple[tuple[str, float], ...], objects: tuple[int, int], count: int, reference: str
+) -> tuple[float, Table, Table]:
+    """How many pictures of `count` things ask for the nearest, and the kinds in them and in others.
+
+    Half do, or more where references are more than half of the questions. Counting is left to the
+    other pictures as far as the shares allow: high counts are rare where few things are alike.
+    """
+    shares = _shares(weights, objects, count, reference)
+    share = shares.get("reference", 0.0)
+    if reference == "outermost" or not share:
+        return 0.0, _table(shares), _table(shares)
+    often = max(0.5, share)
+    beside = {k: v for k, v in shares.items() if k not in ("reference", "counting")}
+    if sum(beside.values()) < often - share:
+        beside = {k: v for k, v in shares.items() if k != "reference"}
+    scale = (often - share) / (sum(beside.values()) or 1.0)
+    asked = {"reference": share} | {kind: value * scale for kind, value in beside.items()}
+    rest = {kind: value - asked.get(kind, 0.0) for kind, value in shares.items()}
+    return often, _table(asked), _table(rest)
+
+
+def _table(shares: Mapping[str, float]) -> Table:
+    # what rounding leaves of a share is none
+    table = {kind: share for kind, share in shares.items() if share > 1e-12}
+    return tuple(table), tuple(accumulate(table.values()))
+
+
+def _shares(
+    weights: tuple[tuple[str, float], ...], objects: tuple[int, int], count: int, reference: str
+) -> dict[str, float]:
+    """The share of each kind in the questions about a scene of `count` things.
 
     Over all numbers of things in the range, each equally often, the shares are the weights given.
     """
@@ -312,19 +465,37 @@ def _kind_table(
     if unknown:
         raise expected("kinds among " + ", ".join(KINDS), ", ".join(unknown), "mend the names")
     total = sum(weight for _, weight in weights)
-    of_two = sum(weight for kind, weight in weights if kind in _NEED_TWO)
     if total <= 0 or min(weight for _, weight in weights) < 0:
         raise expected("weights of at least 0, not all 0", dict(weights), "mend the weights")
-    if of_two and objects[1] == 1:
-        raise expected("two objects for relation and reference", objects, "allow more objects")
-    larger = (objects[1] - max(objects[0], 2) + 1) / (objects[1] - objects[0] + 1)
-    share_of_two = min(1.0, of_two / total / larger) if count > 1 and of_two else 0.0
-    table = {}
+    groups: dict[int, dict[str, float]] = {}
     for kind, weight in weights:
-        if kind in _NEED_TWO:
-            share = weight / of_two * share_of_two if of_two else 0.0
-        else:
-            share = weight / (total - of_two) * (1 - share_of_two) if total > of_two else 0.0
-        if share > 0:
-            table[kind] = share
-    return tuple(table), tuple(accumulate(table.values()))
+        if weight:
+            groups.setdefault(_least(kind, reference), {})[kind] = weight
+    room = dict.fromkeys(range(objects[0], objects[1] + 1), 1.0)
+    shares: dict[str, float] = {}
+    # The kinds that need most things choose first; each then takes as evenly as the room allows.
+    for least, group in sorted(groups.items(), reverse=True):
+        able = [number for number in room if number >= least]
+        if not able:
+            raise expected(
+                f"{least} objects for {' and '.join(group)}", objects, "allow more objects"
+            )
+        of_group = sum(group.values())
+        level = _level([room[number] for number in able], of_group / total * len(room))
+        for number in able:
+            taken = min(room[number], level)
+            room[number] -= taken
+            if number == count:
+                shares |= {kind: weight / of_group * taken for kind, weight in group.items()}
+    # in the order of the weights given, on which the draws depend
+    return {kind: shares[kind] for kind, _ in weights if kind in shares}
+
+
+def _level(room: Sequence[float], amount: float) -> float:
+    """The water level at which vessels of this room hold the amount (all full: infinite)."""
+    for i, size in enumerate(ordered := sorted(room)):
+        even = amount / (len(ordered) - i)
+        if even <= size:
+            return even
+        amount -= size
+    return float("inf")

@@ -56,13 +56,14 @@ ANSWERS = ("yes", "no", *map(str, range(9)), *COLOR_NAMES, *SHAPES, *COLUMNS)
 HELD_OUT = frozenset((color, SHAPES[(i + 1) % 4]) for i, color in enumerate(COLOR_NAMES))
 
 NUMBER_WORDS = ("no", "one", "two", "three", "four", "five", "six")
-# The words of questions, then those that only captions use, after BERT's four.
+# The words of questions, then those that only captions use, after BERT's four. No sentence says
+# "one", and "nearest" has its place: the other words keep the rows of weights trained before.
 WORDS = (
     *("[PAD]", "[UNK]", "[CLS]", "[SEP]"),
     *("is", "there", "a", "an", "how", "many", "are", "what", "which", "color", "shape"),
     *("column", "row", "in", "the", "more", "than", "left", "right", "of", "above", "below"),
     *("object", "objects", *SHAPES, *(shape + "s" for shape in SHAPES), *COLOR_NAMES),
-    *("and", *SIZES, *NUMBER_WORDS),
+    *("and", *SIZES, "no", "nearest", *NUMBER_WORDS[2:]),
 )
 
 Pair = tuple[int, int]
@@ -138,22 +139,32 @@ def check_combinations(combinations: str) -> str:
 
 
 def sample_scene(
-    rng: Generator, objects: tuple[int, int] = (1, MOST), combinations: str = "train"
+    rng: Generator,
+    objects: tuple[int, int] = (1, MOST),
+    combinations: str = "train",
+    names: int = 0,
 ) -> Scene:
     """A scene of objects[0] to objects[1] things, each number equally often, none touching.
 
     combinations: "train" (no thing of a HELD_OUT colour and shape), "held_out" (at least one
     such thing) or "all". Each further thing takes the colour of an earlier one, or the shape of
     an earlier one, or is anything, equally often: else counts above two would be rare.
+    names: at least so many things have a color and shape that no other thing of the scene has.
 
-    Raises UserError for a range outside 1 to 6 or an unknown combinations.
+    Raises UserError for a range outside 1 to 6, an unknown combinations, or more names than things.
     """
     low, high = check_objects(objects)
     count = low + int(rng.random() * (high - low + 1))
-    pairs = [choose(rng, PAIRS[check_combinations(combinations)])]
+    if names > low:
+        raise expected(f"names up to {low}, the least number of objects", names, "ask for fewer")
+    first = PAIRS[check_combinations(combinations)]
     pool = "train" if combinations == "train" else "all"
-    while len(pairs) < count:
-        pairs.append(choose(rng, choose(rng, _alternatives(pool, choose(rng, pairs)))))
+    while True:
+        pairs = [choose(rng, first)]
+        while len(pairs) < count:
+            pairs.append(choose(rng, choose(rng, _alternatives(pool, choose(rng, pairs)))))
+        if not names or sum(pairs.count(pair) == 1 for pair in pairs) >= names:
+            break
     # Six large things find no room in one try of about a hundred: begin again.
     for _ in range(1000):
         things = _place(rng, pairs)
@@ -173,18 +184,21 @@ def _alternatives(pool: str, like: Pair) -> tuple[tuple[Pair, ...], ...]:
 def _place(rng: Generator, pairs: Sequence[Pair]) -> tuple[Thing, ...] | None:
     """Things of random sizes at random places, or None where one found no room in 50 tries."""
     things: list[Thing] = []
+    taken: list[tuple[int, int, int]] = []
     for color, shape in pairs:
         size = int(rng.random() * 2)
         radius = RADII[size]
+        width = PIXELS - 2 * radius
         for _ in range(50):
-            x = radius + int(rng.random() * (PIXELS - 2 * radius))
-            y = radius + int(rng.random() * (PIXELS - 2 * radius))
-            for other in things:
-                gap = radius + RADII[other.size] + 2
-                if (other.x - x) ** 2 + (other.y - y) ** 2 <= gap * gap:
+            x = radius + int(rng.random() * width)
+            y = radius + int(rng.random() * width)
+            for other_x, other_y, other_radius in taken:
+                right, down, gap = other_x - x, other_y - y, radius + other_radius + 2
+                if right * right + down * down <= gap * gap:
                     break
             else:
                 things.append(Thing(color, shape, size, x, y))
+                taken.append((x, y, radius))
                 break
         else:
             return None
