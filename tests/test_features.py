@@ -14,7 +14,7 @@ from strategies import error_line
 from table_makers import Vectors, tiny_bert, tiny_resnet
 from torch import nn
 
-from mmlib.data.cache import SHARD, cached, cached_rows
+from mmlib.data.cache import SHARD, cached, cached_rows, digest
 from mmlib.data.features import ABSENT, Features, Stream, extract
 from mmlib.data.frozen import FrozenPicture, FrozenText, fingerprint
 from mmlib.data.table import Row
@@ -82,6 +82,11 @@ def test_what_was_computed_under_a_key_is_kept_and_what_does_not_fit_is_not(tmp_
     assert cached(tmp_path, key, lambda: compute(5.0))["x"] == 5
     assert cached(tmp_path, key, lambda: compute(6.0), lambda found: "y" in found)["x"] == 6
     assert calls == [1, 3, 4, 5, 6]
+
+
+def test_the_parts_of_a_key_are_kept_apart():
+    lists = [("a", "b"), ("ab",), ("a\0b",), ("a", "b", ""), ("", "a", "b"), ("a1:b",)]
+    assert len({digest(*parts) for parts in lists}) == len(lists)
 
 
 # ---------------------------------------------------------------- what a network gives

@@ -165,7 +165,7 @@ def validation_of(rows: list[Row], folder: Path, names: Sequence[str] = THREE, *
 def test_a_third_modality_is_trained_controlled_and_reported_by_its_name(tmp_path):
     """The label is in the sensors alone, and nothing of mmlib was told of sensors."""
     rows = rows_of(80)
-    run = validation_of(rows, tmp_path, epochs=12)
+    run = validation_of(rows, tmp_path, epochs=15, batch_size=20)
     tests = [torch.arange(0, 40), torch.arange(40, 80)]
     outcomes = [run.fold(n, tests[1 - n], test) for n, test in enumerate(tests)]
     table = Table(Path("t.csv"), THREE, tuple(rows))
@@ -311,6 +311,14 @@ def test_answers_are_those_of_evaluation_mode(tmp_path):
     task.train()
     first, second = (probabilities(task, run.features, torch.arange(40), THREE) for _ in range(2))
     assert torch.equal(first, second) and task.training
+
+
+def test_answers_come_for_every_batch_of_rows(tmp_path):
+    rows = rows_of(300)
+    features, task = extract(columns_of(), rows, tmp_path), task_of()
+    found = probabilities(task, features, torch.arange(300), THREE)
+    last = probabilities(task, features, torch.arange(256, 300), THREE)
+    assert found.shape == (300, 2) and torch.allclose(found[256:], last, atol=1e-6)
 
 
 # ---------------------------------------------------------------- a whole run
