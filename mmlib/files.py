@@ -25,7 +25,8 @@ def write_whole(path: Path, content: bytes) -> None:
     except OSError as error:
         with suppress(OSError):  # nothing can be removed from a read-only disk
             part.unlink(missing_ok=True)
-        raise unwritable(f"{len(content) / 1e6:.1f} MB", path, error) from error
+        size = max(len(content), 100_000)  # a disk without room for 0.0 MB would be a riddle
+        raise unwritable(f"{size / 1e6:.1f} MB", path, error) from error
 
 
 def make_folder(path: Path) -> None:

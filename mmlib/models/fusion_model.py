@@ -50,7 +50,7 @@ class FusionModel(nn.Module):
         super().__init__()
         self.modalities = tuple(encoders)
         for name in self.modalities:
-            if "." in name or not name or hasattr(nn.ModuleDict, name):
+            if "." in name or not name or hasattr(nn.ModuleDict(), name):
                 raise expected(
                     "names of modalities without a dot, none of them a name of PyTorch's own",
                     f"'{name}'", "choose another name",

@@ -45,13 +45,14 @@ def fit(
     seed: int,
     evaluate: Evaluate | None = None,
     execution: Execution = Execution(),
+    until: int | None = None,
 ) -> dict[str, Any]:
     """Train the task, writing log.jsonl, best/ and last/ into `out`; go on where `out` ended.
 
     recipe is what the run was made from; a checkpoint of another recipe is refused. evaluate gives
     figures on validation data, of which "overall" decides what weights are the best; without it
-    there is no best/. Returns {"step", "seconds", "best"}. On a CPU a resumed run ends in bitwise
-    the weights of an uninterrupted one.
+    there is no best/. until stops after so many steps of the schedule. Returns {"step", "seconds",
+    "best"}. On a CPU a resumed run ends in bitwise the weights of an uninterrupted one.
 
     Raises UserError for a loss or a gradient that is not finite (the weights are those before the
     bad batch), a full disk, a checkpoint that does not fit, a loss that cannot be taken in pieces;
@@ -64,7 +65,7 @@ def fit(
             f"{accelerator.num_processes} processes, accumulate {config.accumulate}",
             "train it in one process with accumulate 1",
         )
-    folder = RunFolder(out)
+    folder, steps = RunFolder(out), min(config.steps, until or config.steps)
     optimizers = build_optimizers(task, config)
     mean = RunningMean(task, config.ema_decay) if config.ema_decay else None
     kept = mean.values if mean else {}
@@ -89,13 +90,13 @@ def fit(
     log = Log(folder.log, state["step"]) if writes else None
     loader = DataLoader(
         Share(data, accelerator.num_processes, accelerator.process_index, config.accumulate),
-        batch_size=None, sampler=range(state["step"], config.steps),
+        batch_size=None, sampler=range(state["step"], steps),
         num_workers=execution.workers, prefetch_factor=4 if execution.workers else None,
         worker_init_fn=leave_interrupts, pin_memory=accelerator.device.type == "cuda",
     )  # fmt: skip
     begun, before = time.monotonic(), state["seconds"]
     bar = tqdm(
-        total=config.steps, initial=state["step"], unit="step", dynamic_ncols=True,
+        total=steps, initial=state["step"], unit="step", dynamic_ncols=True,
         disable=None if writes else True,
     )  # fmt: skip
     with stop_signals() as asked, bar:
@@ -108,7 +109,7 @@ def fit(
             done = step + 1
             rate = config.lr * config.schedule(step)
             entry: dict[str, Any] = {"step": done, "lr": rate, **losses}
-            last = done == config.steps
+            last = done == steps
             if evaluate and (last or done % config.evaluate_every == 0):
                 with mean.in_place(task) if mean else nullcontext():
                     entry["score"] = evaluate()

@@ -86,8 +86,10 @@ class View:
         """Whether a question about these things belongs to the view's combinations."""
         if self.combinations == "all":
             return True
-        held_out = any((thing.color, thing.shape) in _HELD for thing in things)
-        return held_out == (self.combinations == "held_out")
+        for thing in things:  # any() over a generator takes three times as long
+            if (thing.color, thing.shape) in _HELD:
+                return self.combinations == "held_out"
+        return self.combinations == "train"
 
     def ask(self, kind: str, rng: Generator) -> Question | None:
         """A question of this kind, or None where the scene cannot carry one."""
@@ -109,29 +111,26 @@ class View:
             # equal distances are never asked about, so their order is of no account
             others = sorted(
                 [
-                    (sqrt((x - t.x) * (x - t.x) + (y - t.y) * (y - t.y)), i, x - t.x, y - t.y)
+                    (sqrt((x - t.x) * (x - t.x) + (y - t.y) * (y - t.y)), x - t.x, y - t.y, i)
                     for i, t in enumerate(self.things)
                     if t is not named
                 ]
             )
             sides: dict[int, Thing] = {}
-            for side in range(4):
-                first = -1.0
-                thing = named
-                for distance, i, left, up in others:
-                    away = up if side > 1 else left
-                    if side & 1:
-                        away = -away
-                    if away <= 0:
-                        continue
-                    if first >= 0:
-                        if distance - first < CLEAR:
-                            thing = named
-                        break
-                    if away < CLEAR:
-                        break
-                    first, thing = distance, self.things[i]
-                if thing is not named and self.concerns(named, thing):
+            for side, beside in enumerate(
+                (
+                    [(far, left, i) for far, left, _, i in others if left > 0],
+                    [(far, -left, i) for far, left, _, i in others if left < 0],
+                    [(far, up, i) for far, _, up, i in others if up > 0],
+                    [(far, -up, i) for far, _, up, i in others if up < 0],
+                )
+            ):
+                if not beside or beside[0][1] < CLEAR:
+                    continue
+                if len(beside) > 1 and beside[1][0] - beside[0][0] < CLEAR:
+                    continue
+                thing = self.things[beside[0][2]]
+                if self.concerns(named, thing):
                     sides[side] = thing
             if len(sides) > 1:
                 found[named] = sides
@@ -432,17 +431,21 @@ def _kind_tables(
 ) -> tuple[float, Table, Table]:
     """How many pictures of `count` things ask for the nearest, and the kinds in them and in others.
 
-    Half do, or more where the share of reference in all questions leaves no room for others.
+    Half do, or more where references are more than half of the questions. Counting is left to the
+    other pictures as far as the shares allow: high counts are rare where few things are alike.
     """
     shares = _shares(weights, objects, count, reference)
     share = shares.get("reference", 0.0)
     if reference == "outermost" or not share:
         return 0.0, _table(shares), _table(shares)
     often = max(0.5, share)
-    rest = {kind: value for kind, value in shares.items() if kind != "reference"}
-    scale = (1 - share / often) / (1 - share) if share < 1 else 0.0
-    referring = {k: share / often if k == "reference" else v * scale for k, v in shares.items()}
-    return often, _table(referring), _table(rest)
+    beside = {k: v for k, v in shares.items() if k not in ("reference", "counting")}
+    if sum(beside.values()) < often - share:
+        beside = {k: v for k, v in shares.items() if k != "reference"}
+    scale = (often - share) / (sum(beside.values()) or 1.0)
+    asked = {"reference": share} | {kind: value * scale for kind, value in beside.items()}
+    rest = {kind: value - asked.get(kind, 0.0) for kind, value in shares.items()}
+    return often, _table(asked), _table(rest)
 
 
 def _table(shares: Mapping[str, float]) -> Table:

@@ -184,18 +184,21 @@ def _alternatives(pool: str, like: Pair) -> tuple[tuple[Pair, ...], ...]:
 def _place(rng: Generator, pairs: Sequence[Pair]) -> tuple[Thing, ...] | None:
     """Things of random sizes at random places, or None where one found no room in 50 tries."""
     things: list[Thing] = []
+    taken: list[tuple[int, int, int]] = []
     for color, shape in pairs:
         size = int(rng.random() * 2)
         radius = RADII[size]
+        width = PIXELS - 2 * radius
         for _ in range(50):
-            x = radius + int(rng.random() * (PIXELS - 2 * radius))
-            y = radius + int(rng.random() * (PIXELS - 2 * radius))
-            for other in things:
-                gap = radius + RADII[other.size] + 2
-                if (other.x - x) ** 2 + (other.y - y) ** 2 <= gap * gap:
+            x = radius + int(rng.random() * width)
+            y = radius + int(rng.random() * width)
+            for other_x, other_y, other_radius in taken:
+                right, down, gap = other_x - x, other_y - y, radius + other_radius + 2
+                if right * right + down * down <= gap * gap:
                     break
             else:
                 things.append(Thing(color, shape, size, x, y))
+                taken.append((x, y, radius))
                 break
         else:
             return None
