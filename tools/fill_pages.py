@@ -181,6 +181,53 @@ def plateaus_tables(record: dict) -> str:
     return "\n".join(parts)
 
 
+def world_tables(record: dict) -> str:
+    """The record world: what can be answered with an input left unread, without any training."""
+
+    def percent(value: float) -> str:
+        return write_value(value, ".1%")
+
+    text, words_unread = record["picture_unread"], record["words_unread"]
+    kinds = [
+        [kind, unread, percent(value), percent(text[kind])]
+        for kind, row in words_unread.items()
+        for unread, value in row.items()
+    ]
+    old = record["outermost"]
+    now = {"picture": text["reference"], **words_unread["reference"]}
+    both = [[unread, percent(now[unread]), percent(old[unread])] for unread in now]
+    new_rules, old_rules = record["rules"]["nearest"], record["rules"]["outermost"]
+    rules = [
+        [unread, rule, percent(value), percent(old_rules[unread][rule])]
+        for unread, row in new_rules.items()
+        for rule, value in row.items()
+    ]
+    supply = [[things, *map(percent, row.values())] for things, row in record["supply"].items()]
+    grids = list(next(iter(record["supply"].values())))
+    parts = (
+        ("Every kind: the best rule that reads all but one input, and the best guess from the text",
+         ["kind", "left unread", "best rule", "picture unread"], kinds),
+        ("Reference, as it is asked and as it was first made: the best rule that leaves one unread",
+         ["left unread", "nearest", "outermost"], both),
+        ("Reference: simple rules that pick a thing",
+         ["left unread", "what the rule picks", "nearest", "outermost"], rules),
+        ("How many scenes have enough clear references (names × sides)",
+         ["scene", *grids], supply),
+    )  # fmt: skip
+    prose = (
+        f"{record['pictures']} pictures, and no model. A best rule (on the first "
+        f"{record['pictures_asked_anew']} of them) knows the scene, how questions "
+        "are drawn, and every word but those left unread; it is made from one half of freshly "
+        "drawn questions and scored on the other. *Nearest* is the world as it is, *outermost* the "
+        "reference as first made, whose name could be left unread. A grid is so many names and "
+        "sides whose answers differ along each row and column: a question drawn from two by two is "
+        "right half of the time without its name, and larger grids, which would lower that, are "
+        "what hardly any scene has.\n"
+    )
+    tables = [f"**{title}**\n\n{table(head, rows)}" for title, head, rows in parts]
+    return "\n".join([prose, *tables])
+
+
 def records_block() -> str:
     """One section a record: how it was made, and every interval in it."""
     parts = []
@@ -198,7 +245,9 @@ def records_block() -> str:
         if isinstance(record.get("versions"), dict):
             facts.append(", ".join(f"{k} {v}" for k, v in record["versions"].items()))
         title = record.get("title", words(path.stem))
-        by_hand = {"scenes_small": scenes_tables, "plateaus": plateaus_tables}.get(path.stem)
+        by_hand = {
+            "scenes_small": scenes_tables, "plateaus": plateaus_tables, "world": world_tables,
+        }.get(path.stem)  # fmt: skip
         tables = by_hand(record) if by_hand else "\n".join(interval_tables(record))
         parts.append(f"## {title}\n\n{'; '.join(facts)}.\n\n{tables}")
     parts += [unfinished(path) for path in sorted((RESULTS / "partial").glob("*.json"))]

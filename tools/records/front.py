@@ -1,7 +1,7 @@
 """The picture on the front page: a scene, a question, the model's answer, and where it looked.
 
 The scene is the first of the test stream that has six things and a question of reference, so it is
-not chosen for its answer. The model is seed 0 of the record scenes_small.
+not chosen for its answer. The model is the one of the package, seed 0 of the record scenes_small.
 """
 
 from __future__ import annotations
@@ -16,40 +16,33 @@ from matplotlib.patches import Rectangle
 
 from mmlib.book import figures
 from mmlib.data.scenes import ANSWERS, CELLS, sample_questions
+from mmlib.data.scenes.batches import collate
+from mmlib.data.scenes.stream import STREAMS
 from mmlib.encoders import scale_pixels
-from mmlib.errors import expected
 from mmlib.files import write_whole
 from mmlib.fusion import modality_share
-from mmlib.tasks.scenes import STREAMS, collate, load_task
+from mmlib.tasks.small import load_small
 
 ROOT = Path(__file__).resolve().parents[2]
-RUN = ROOT / "runs" / "records" / "scenes_small" / "seed_0"
 SIDE = 8  # pixels of a cell
 
 
 def draw(folder: Path) -> dict[str, Any]:
     """Ask the model, draw the picture into book/_static/front.png, return what it shows."""
-    if not (RUN / "best").exists():
-        raise expected("the trained seed 0", "none", "make record NAME=scenes_small first")
-    task = load_task(RUN)
-    task.model.eval()
+    model = load_small().model
     rng = np.random.default_rng([STREAMS["test"], 0])
     scene, asked = sample_questions(rng, (6, 6), 1, {"reference": 1.0})
     question, batch = asked[0], collate([(scene, asked)])
     text = {name: batch[name] for name in ("input_ids", "attention_mask")}
     pixels = scale_pixels(batch["pictures"], channels_last=True)
     with torch.inference_mode():
-        outputs = task.model.outputs(text, pixels)
-        looking = task.model.weights(text, pixels)
-        words = outputs.hidden_states[task.grounding_layer].value
-        pointing = task.supervision.point(words, outputs.tokens["image"].value)[0]
-    probability = outputs.logits[0].softmax(-1)
+        probability = model(text, pixels)[0].softmax(-1)
+        looking = model.weights(text, pixels)
     answer = ANSWERS[int(probability.argmax())]
     # the first query of the last layer is the one whose state the answer is read from
     looked = looking[-1]["image"][0, :, 0].mean(0)
     share = float(modality_share(looking[-1])["image"][0, :, 0].mean())
-    word, _ = question.phrases[0]
-    named = int(pointing[word + 1].argmax())
+    _, named = question.phrases[0]
 
     plt.rcParams.update(figures.STYLE)
     figure, axes = plt.subplots(1, 2, figsize=(6.4, 3.5))
@@ -74,9 +67,9 @@ def draw(folder: Path) -> dict[str, Any]:
         "probability": float(probability.max()),
         "share_of_picture": share,
         "named": thing,
-        "alt": "Six coloured shapes, and beside them the same picture with everything dark but "
+        "alt": "Six colored shapes, and beside them the same picture with everything dark but "
         f"the cells that the model attended to. Asked “{question.text}?” it answers “{answer}”; "
-        f"a frame marks the cell that it takes for the {thing}.",
+        f"a frame marks the {thing}.",
     }
 
 

@@ -49,7 +49,7 @@ def caption(scene: Scene, rng: Generator) -> str:
     if form < 0.2:
         return "there is " + _describe(first, rng)
     if form < 0.5:
-        # size and colour are each left out half of the time, so that counts above one occur
+        # size and color are each left out half of the time, so that counts above one occur
         size, color, noun = _words(first, rng)
         count = sum(_fits(thing, (size, color, noun)) for thing in scene.things)
         if count > 1:
@@ -91,14 +91,14 @@ def related(first: Thing, relation: str, second: Thing) -> bool:
 
 
 def _words(thing: Thing, rng: Generator) -> Phrase:
-    """Size, colour and noun; each is left out (the noun: said as "object") at times."""
+    """Size, color and noun; each is left out (the noun: said as "object") at times."""
     size = SIZES[thing.size] if rng.random() < 0.5 else ""
     color = COLOR_NAMES[thing.color] if rng.random() < 0.5 else ""
     return size, color, SHAPES[thing.shape] if rng.random() < 0.75 else "object"
 
 
 def _describe(thing: Thing, rng: Generator) -> str:
-    """A phrase with colour and shape, and the size half of the time."""
+    """A phrase with color and shape, and the size half of the time."""
     return _indefinite(_join(SIZES[thing.size] if rng.random() < 0.5 else "", thing.name))
 
 

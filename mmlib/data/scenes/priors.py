@@ -100,9 +100,7 @@ def _by_text(pictures: Sequence[Picture]) -> Iterator[Guess]:
                 yield question, guess, guess
 
 
-def _by_objects(
-    pictures: Sequence[Picture], combinations: str, reference: str
-) -> Iterator[Guess]:
+def _by_objects(pictures: Sequence[Picture], combinations: str, reference: str) -> Iterator[Guess]:
     rng = np.random.default_rng(0)
     shares: defaultdict[int, Counter[str]] = defaultdict(Counter)
     for scene, questions in pictures:

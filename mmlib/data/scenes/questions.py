@@ -152,7 +152,7 @@ class View:
 
 
 def _existence(view: View, rng: Generator) -> Draft | None:
-    """A no names a colour and a shape that are both there, but not together."""
+    """A no names a color and a shape that are both there, but not together."""
     pool = PAIRS[view.combinations]
     present = [pair for pair in view.pairs if pair in pool]
     if not present:
@@ -177,7 +177,7 @@ _COUNT_WEIGHT = (1.0, 1.0, 2.5, 6.0, 12.0, 24.0, 48.0)
 
 
 def _counting(view: View, rng: Generator) -> Draft | None:
-    """The form first (of a colour, of a shape, all), then the count, then what is counted."""
+    """The form first (of a color, of a shape, all), then the count, then what is counted."""
     form = rng.random()
     if form < 0.2:
         return "how many objects are there", str(len(view.things)), ()
@@ -243,7 +243,7 @@ def _location(view: View, rng: Generator) -> Draft | None:
         return None
     of_column = rng.random() < 0.5
     lines = [t.cell % CELLS if of_column else t.cell // CELLS for t in asked]
-    # Few centres fit into the outer cells: where one does, it is asked about.
+    # Few centers fit into the outer cells: where one does, it is asked about.
     outer = [i for i, line in enumerate(lines) if line in (0, CELLS - 1)]
     index = choose(rng, outer or range(len(asked)))
     thing, line = asked[index], lines[index]

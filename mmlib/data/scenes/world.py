@@ -1,7 +1,7 @@
-"""Scenes: up to six coloured shapes on a light ground, sampled, drawn, and described by cells.
+"""Scenes: up to six colored shapes on a light ground, sampled, drawn, and described by cells.
 
 Every random number is one call of `rng.random()`, so a seed gives the same scenes on every
-machine. Coordinates are whole pixels, x to the right and y down; a thing's centre lies in one of
+machine. Coordinates are whole pixels, x to the right and y down; a thing's center lies in one of
 8 × 8 cells, numbered 0 to 63 row by row.
 """
 
@@ -43,7 +43,7 @@ MOST = 6
 GROUNDS = range(225, 250)
 COLUMNS = tuple("abcdefgh")
 
-# A relation holds where this axis of the other centre, less that of the first, times the sign,
+# A relation holds where this axis of the other center, less that of the first, times the sign,
 # is at least CLEAR pixels.
 RELATIONS = {"left of": ("x", 1), "right of": ("x", -1), "above": ("y", 1), "below": ("y", -1)}
 CLEAR = 4
@@ -51,7 +51,7 @@ CLEAR = 4
 # A number is one answer whether it counts things (0 to 6) or names a row (1 to 8).
 ANSWERS = ("yes", "no", *map(str, range(9)), *COLOR_NAMES, *SHAPES, *COLUMNS)
 
-# Each colour lacks one shape and each shape two colours, and some exchange of names carries any
+# Each color lacks one shape and each shape two colors, and some exchange of names carries any
 # trained combination to any other: so a combination alone says nothing about the answer.
 HELD_OUT = frozenset((color, SHAPES[(i + 1) % 4]) for i, color in enumerate(COLOR_NAMES))
 
@@ -69,7 +69,7 @@ WORDS = (
 Pair = tuple[int, int]
 Choice = TypeVar("Choice")
 _ALL = tuple((color, shape) for color in range(len(COLORS)) for shape in range(len(SHAPES)))
-# For each name of `combinations`, the (colour, shape) pairs a question may be about.
+# For each name of `combinations`, the (color, shape) pairs a question may be about.
 PAIRS: dict[str, tuple[Pair, ...]] = {
     "train": tuple(p for p in _ALL if (COLOR_NAMES[p[0]], SHAPES[p[1]]) not in HELD_OUT),
     "held_out": tuple(p for p in _ALL if (COLOR_NAMES[p[0]], SHAPES[p[1]]) in HELD_OUT),
@@ -79,7 +79,7 @@ PAIRS: dict[str, tuple[Pair, ...]] = {
 
 @dataclass(frozen=True)
 class Thing:
-    """One thing: indices of its colour, shape and size, and its centre in pixels."""
+    """One thing: indices of its color, shape and size, and its center in pixels."""
 
     color: int
     shape: int
@@ -94,19 +94,19 @@ class Thing:
 
     @property
     def cell(self) -> int:
-        """Index, 0 to 63 row by row, of the cell that holds the centre."""
+        """Index, 0 to 63 row by row, of the cell that holds the center."""
         side = PIXELS // CELLS
         return self.y // side * CELLS + self.x // side
 
     @property
     def name(self) -> str:
-        """Colour and shape, as in "red circle"."""
+        """Color and shape, as in "red circle"."""
         return f"{COLOR_NAMES[self.color]} {SHAPES[self.shape]}"
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows: its things, and the grey of the ground (0 to 255)."""
+    """What a picture shows: its things, and the gray of the ground (0 to 255)."""
 
     things: tuple[Thing, ...]
     ground: int
@@ -132,7 +132,7 @@ def check_objects(objects: tuple[int, int]) -> tuple[int, int]:
 
 
 def check_combinations(combinations: str) -> str:
-    """The name of a set of colour-shape pairs; raises UserError where it is none of PAIRS."""
+    """The name of a set of color-shape pairs; raises UserError where it is none of PAIRS."""
     if combinations not in PAIRS:
         raise expected("combinations " + " or ".join(PAIRS), combinations, "choose one of them")
     return combinations
@@ -146,8 +146,8 @@ def sample_scene(
 ) -> Scene:
     """A scene of objects[0] to objects[1] things, each number equally often, none touching.
 
-    combinations: "train" (no thing of a HELD_OUT colour and shape), "held_out" (at least one
-    such thing) or "all". Each further thing takes the colour of an earlier one, or the shape of
+    combinations: "train" (no thing of a HELD_OUT color and shape), "held_out" (at least one
+    such thing) or "all". Each further thing takes the color of an earlier one, or the shape of
     an earlier one, or is anything, equally often: else counts above two would be rare.
     names: at least so many things have a color and shape that no other thing of the scene has.
 
@@ -175,7 +175,7 @@ def sample_scene(
 
 @cache
 def _alternatives(pool: str, like: Pair) -> tuple[tuple[Pair, ...], ...]:
-    """What a new thing may be beside one like `like`: its colour, its shape, or anything."""
+    """What a new thing may be beside one like `like`: its color, its shape, or anything."""
     same_color = tuple(p for p in PAIRS[pool] if p[0] == like[0])
     same_shape = tuple(p for p in PAIRS[pool] if p[1] == like[1])
     return same_color, same_shape, PAIRS[pool]
@@ -257,9 +257,9 @@ def _corners(shape: int, reach: int) -> list[tuple[int, int]]:
 
 
 def cell_targets(scene: Scene) -> np.ndarray:
-    """What lies in each cell, int64 [8, 8, 3]: colour + 1, shape + 1, size + 1, or zeros.
+    """What lies in each cell, int64 [8, 8, 3]: color + 1, shape + 1, size + 1, or zeros.
 
-    A cell holds at most one centre: two centres are more than 13 pixels apart, and the farthest
+    A cell holds at most one center: two centers are more than 13 pixels apart, and the farthest
     pixels of a cell 9.9.
     """
     target = np.zeros((CELLS * CELLS, 3), np.int64)
