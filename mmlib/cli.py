@@ -214,13 +214,7 @@ def _evaluate(given: argparse.Namespace) -> None:
     kind = read_recipe(given.folder).kind
     if kind == "table":
         _belongs(given, kind)
-        folder = RunFolder(given.folder)
-        result = folder.read_report()
-        try:
-            _print_table(result)
-        except (LookupError, TypeError, AttributeError) as error:
-            remedy = "copy it anew, or train again"
-            raise expected(f"a report in {folder.report}", f"'{error}'", remedy) from error
+        _print_table(RunFolder(given.folder).read_report())
         return
     from mmlib.tasks.scene_run import load_run, report
 

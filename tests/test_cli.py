@@ -158,6 +158,24 @@ def test_a_table_is_trained_where_there_is_data(recipes, capsys):
     assert capsys.readouterr().out.startswith("the table's report\nSaved in runs/things; ")
 
 
+@pytest.mark.parametrize(
+    "words", [["--folds", 3], ["--seed", 3, *COLUMNS], ["--data", "a.csv", *COLUMNS, "--lr", 1]]
+)
+def test_an_option_of_the_other_kind_is_not_ignored(words, recipes, capsys):
+    assert "expected options of" in mistake(capsys, "train", *words)
+    assert recipes == []
+
+
+def test_a_run_keeps_its_recipe(recipes, tmp_path, capsys):
+    saved_as(tmp_path, TABLE)
+    for words in (["--seed", 3], ["--lr", 1, "--workers", 0], ["--out", "x"]):
+        assert (
+            "keeps" in (line := mistake(capsys, "train", "--resume", tmp_path, *words))
+            or "stays" in line
+        )
+    assert recipes == []
+
+
 def test_a_run_goes_on_with_its_own_recipe(recipes, run, tmp_path):
     """Its kind is the word in recipe.json; how it is executed may change."""
     asked = "--workers 0 --checkpoint-every 5 --device cpu".split()
@@ -397,15 +415,10 @@ def test_a_run_folder_that_is_none_is_one_line(content, part, tmp_path, capsys):
     assert part in mistake(capsys, "evaluate", tmp_path)
 
 
-@pytest.mark.parametrize("report", ["[]", "{", "{}", '{"folds": "two"}'])
-def test_a_tables_report_of_the_wrong_types_is_one_line(report, tmp_path, capsys, monkeypatch):
-    def describe(result):
-        return f"{result['folds'] + 1} folds"
-
-    monkeypatch.setitem(sys.modules, WORKS, SimpleNamespace(describe_report=describe))
+@pytest.mark.parametrize("report", ["[]", "{", "{}", '{"scores": 3}', '{"sentence": []}'])
+def test_a_tables_report_of_the_wrong_types_is_one_line(report, tmp_path, capsys):
     (saved_as(tmp_path, TABLE) / "report.json").write_text(report)
-    line = mistake(capsys, "evaluate", tmp_path)
-    assert str(tmp_path / "report.json") in line and "train again" in line
+    mistake(capsys, "evaluate", tmp_path)
 
 
 def test_after_a_mistake_the_mended_command_is_not_refused(tmp_path, capsys, monkeypatch):

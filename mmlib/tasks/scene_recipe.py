@@ -49,8 +49,8 @@ class SceneRecipe(Recipe):
     def __post_init__(self) -> None:
         check_objects(self.objects)
         check_reference(self.reference)
-        at_least("pictures questions text_layers", self, 1)
-        at_least("seed curriculum dense grounding location dropout", self, 0)
+        at_least("pictures questions", self, 1)
+        at_least("seed curriculum dense grounding location text_layers dropout", self, 0)
         for name in ("curriculum", "dropout"):
             if getattr(self, name) >= 1:
                 raise expected(f"{name} from 0 to below 1", getattr(self, name), "lower it")

@@ -12,7 +12,7 @@ from mmlib.data.scenes import ANSWERS, CELLS, KINDS, WORDS, Question, Scene, cel
 from mmlib.errors import expected
 from mmlib.losses import IGNORE
 
-LENGTH = 12  # [CLS], the ten words of the longest question, and one to spare
+LENGTH = 12  # [CLS] and the eleven words of the longest question
 ANSWER_INDEX = {answer: index for index, answer in enumerate(ANSWERS)}
 WORD_INDEX = {word: index for index, word in enumerate(WORDS)}
 
