@@ -392,8 +392,8 @@ def test_pictures_reach_the_model_channels_first_from_minus_one_to_one():
     assert torch.allclose(
         (images.permute(0, 2, 3, 1) + 1) * 127.5, batch["pictures"].float(), atol=1e-4
     )
-    black, white = ask_pictures(batch | {"pictures": torch.tensor([0, 255]).byte()[:, None, None, None]
-                                         .expand(2, 64, 64, 3)})  # fmt: skip
+    extremes = torch.tensor([0, 255]).byte()[:, None, None, None].expand(2, 64, 64, 3)
+    black, white = ask_pictures(batch | {"pictures": extremes})
     assert (black == -1).all() and (white == 1).all()
 
 
