@@ -24,7 +24,6 @@ from mmlib.options import add_options, leaves, recipe_of, refuse_others
 from mmlib.tasks.recipes import RECIPES, read_recipe
 from mmlib.training.config import Execution
 from mmlib.training.interrupts import Interrupted
-from mmlib.training.recipe import Recipe
 from mmlib.training.run_folder import RunFolder
 
 WHAT = {"scenes": "the generated world", "table": "a table"}
@@ -157,7 +156,7 @@ def _only(kind: str) -> set[str]:
     return set(leaves(RECIPES[kind])).difference(*others)
 
 
-def _run(recipe: Recipe, out: Path, execution: Execution) -> None:
+def _run(recipe: Any, out: Path, execution: Execution) -> None:
     train: Callable[[Any, Path, Execution], dict[str, Any]]
     if recipe.kind == "table":
         from mmlib.tasks.cross_validation import train_table
