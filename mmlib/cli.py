@@ -37,8 +37,9 @@ PIPE_CLOSED = 141  # 128 + SIGPIPE, as a shell has it of any program in a pipe
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="mmlib.signs")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="mmlib.signs")
     try:
         try:
             given = _parser().parse_args(arguments)

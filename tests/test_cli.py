@@ -511,11 +511,10 @@ def test_a_sign_that_the_terminal_does_not_have(encoding, minus, recipes, tmp_pa
     assert rb"Saved in caf\udce9; " in printed
 
 
-def test_a_folder_whose_name_is_not_utf_8_is_trained_in(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(scene_run, "report", lambda *given: report(*given, 1))
-    out = tmp_path / os.fsdecode(b"caf\xe9")
-    assert leave("train", *QUICK, "--out", out) == 0
-    assert leave("evaluate", out, "--pictures", 1) == 0
+def test_a_folder_whose_name_is_not_utf_8_is_one_line(tmp_path, capsys):
+    line = mistake(capsys, "train", *QUICK, "--out", tmp_path / os.fsdecode(b"caf\xe9"))
+    assert "a folder whose name is UTF-8" in line
+    assert r"caf\udce9" in mistake(capsys, "evaluate", tmp_path / os.fsdecode(b"caf\xe9"))
 
 
 @pytest.mark.parametrize("words", ["train --help", "predict RUN --data a.csv"])
@@ -531,23 +530,38 @@ def test_a_pipe_that_was_closed_ends_in_silence(words, tmp_path):
     os.close(read)
     arguments = [str(tmp_path / "run") if word == "RUN" else word for word in words.split()]
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=ROOT, stdout=write, stderr=subprocess.PIPE
-    )
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, stdout=write, stderr=subprocess.PIPE,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+    )  # fmt: skip
     os.close(write)
     assert (done.returncode, done.stderr) == (cli.PIPE_CLOSED, b"")
 
 
+# The command line, whose report is short.
+SCRIPT = """
+import sys
+import mmlib.tasks.scene_run as scene_run
+
+report = scene_run.report
+scene_run.report = lambda *given: report(*given, 1)
+from mmlib.cli import main
+
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def test_on_two_processes_one_reports(tmp_path):
     """As the README says it; the second process says nothing."""
-    launch = "-m torch.distributed.run --standalone --nproc-per-node=2 -m mmlib.cli train".split()
+    (tmp_path / "script.py").write_text(SCRIPT)
+    launch = "-m torch.distributed.run --standalone --nproc-per-node=2".split()
+    command = [tmp_path / "script.py", "train", *QUICK, "--device", "cpu", "--out", tmp_path / "a"]
     done = subprocess.run(
-        [sys.executable, *launch, *QUICK, "--steps", "2", "--device", "cpu", "--out", tmp_path],
-        cwd=ROOT, capture_output=True, text=True, timeout=400,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        [sys.executable, *launch, *command], cwd=ROOT, capture_output=True, text=True, timeout=400,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("Saved in") == done.stdout.count("Overall") == 1
-    assert [entry["step"] for entry in read_log(tmp_path / "log.jsonl")] == [1, 2]
+    assert [entry["step"] for entry in read_log(tmp_path / "a" / "log.jsonl")] == [1, 2, 3, 4]
 
 
 # --- Ctrl-C, and our own faults -------------------------------------------------------------------

@@ -184,14 +184,21 @@ def test_what_is_missing_says_how_to_get_it(tmp_path):
 
 
 def test_a_name_that_is_not_utf_8_comes_back_from_the_files(tmp_path):
-    """Linux allows any bytes in a path; Python holds them as lone surrogates."""
+    """A table's, say. Linux allows any bytes in a path; Python holds them as lone surrogates."""
     name = os.fsdecode(b"caf\xe9.csv")
-    folder = RunFolder(tmp_path / os.fsdecode(b"caf\xe9"))
+    folder = RunFolder(tmp_path)
     with folder.claimed(Small(name=name)):
         folder.write_report({"name": name, "sign": "−"})
     assert Small.from_json(folder.read_recipe()).name == name
     assert folder.read_report() == {"name": name, "sign": "−"}
     assert "−" in folder.report.read_text("utf8"), "what is readable stays so"
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_refused_before_the_training(tmp_path):
+    """safetensors writes its weights there, and does not read them."""
+    path = tmp_path / os.fsdecode(b"caf\xe9")
+    refused(path, Small(), "a folder whose name is UTF-8", r"caf\udce9", "--out")
+    assert not path.exists()
 
 
 # --- the log --------------------------------------------------------------------------------------

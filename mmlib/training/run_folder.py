@@ -31,9 +31,10 @@ class RunFolder:
 
         A new folder gets recipe.json. Where several processes train together, writes is True for
         the one that writes, and the others only look whether the recipe fits. Raises UserError
-        where it holds a run of another recipe, another process is at work in it, or nothing may be
-        written there.
+        where it holds a run of another recipe, another process is at work in it, nothing may be
+        written there, or its name is not UTF-8.
         """
+        self._refuse_name()
         self._refuse_another(recipe)
         if not writes:
             yield
@@ -53,6 +54,14 @@ class RunFolder:
             self._refuse_another(recipe)  # written by a process that has ended in between
             write_whole(self.recipe, _lines(recipe.to_json()))
             yield
+
+    def _refuse_name(self) -> None:
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError:  # safetensors would write its weights there, and not read them
+            raise expected(
+                "a folder whose name is UTF-8", ascii(str(self.path)), "choose another --out"
+            ) from None
 
     def _refuse_another(self, recipe: Recipe) -> None:
         if not self.recipe.exists():
