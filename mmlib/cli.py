@@ -1,66 +1,107 @@
 """The command line: mmlib train | evaluate | predict | data.
 
-The options of `train` are the fields of the recipes. A user's mistake is one line on standard
-error and exit code 2; a run stopped by Ctrl-C says how to go on and ends with exit code 130.
+The options of `train` are the fields of the recipes, and an option that does not belong to the kind
+of run is refused. A user's mistake is one line on standard error and exit code 2; a run stopped by
+Ctrl-C says how to go on and ends with exit code 130. What is slow to import is imported where it is
+needed, so that help and mistakes come at once.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import codecs
+import io
 import json
+import os
+import shlex
 import sys
-import types
-import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from mmlib.errors import UserError, expected
+from mmlib.options import add_options, leaves, recipe_of, refuse_others
+from mmlib.tasks.recipes import RECIPES, read_recipe
+from mmlib.training.config import Execution
+from mmlib.training.interrupts import Interrupted
+from mmlib.training.run_folder import RunFolder
+
+WHAT = {"scenes": "the generated world", "table": "a table"}
+EXCHANGED = {
+    "present_name": "the name of another thing",
+    "absent_name": "a name of nothing",
+    "side": "the other side",
+}
+PIPE_CLOSED = 141  # 128 + SIGPIPE, as a shell has it of any program in a pipe
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    parser = _parser()
-    given = parser.parse_args(arguments)
-    # the libraries that are slow to import are needed only after the words have been understood
-    from mmlib.training.fit import Interrupted
-
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="mmlib.signs")
     try:
-        given.run(given)
+        try:
+            given = _parser().parse_args(arguments)
+            given.run(given)
+        finally:
+            sys.stdout.flush()
     except Interrupted as stopped:
-        print(f"mmlib: {stopped}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+            _say(stopped)
         return 130
     except KeyboardInterrupt:  # a second Ctrl-C, or one before or after the steps
-        print("mmlib: stopped; what is saved is whole, go on with --resume", file=sys.stderr)
+        _say("stopped; what is saved is whole, go on with --resume")
         return 130
     except UserError as error:
-        print(f"mmlib: {error}", file=sys.stderr)
+        _say(error)
         return 2
+    except BrokenPipeError:  # the reader, `head` say, has enough; nor may Python's last flush fail
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
     except OSError as error:
-        line = expected("files that can be read and written", f"'{error}'", "mend that path")
-        print(f"mmlib: {line}", file=sys.stderr)
+        where = error.filename or "the files of a run"
+        got = f"'{error.strerror or error}'"
+        _say(expected(f"to read and write {where}", got, "mend that path or its permissions"))
         return 2
     return 0
+
+
+def _say(line: object) -> None:
+    print("mmlib:", *str(line).splitlines(), file=sys.stderr)
+
+
+def _plain_signs(error: UnicodeError) -> tuple[str, int]:
+    """What a terminal's encoding does not have: a hyphen for a minus, a code for the rest."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end].replace("−", "-")
+    return text.encode("ascii", "backslashreplace").decode(), error.end
+
+
+codecs.register_error("mmlib.signs", _plain_signs)
 
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, as all of a user's mistakes are."""
 
-    def error(self, message: str) -> typing.NoReturn:
+    def error(self, message: str) -> NoReturn:
         """Print the line and leave with exit code 2."""
         self.exit(2, f"mmlib: {message}; see {self.prog} --help\n")
 
 
 def _parser() -> argparse.ArgumentParser:
-    from mmlib.tasks.cross_validation import TableRecipe
-    from mmlib.tasks.scenes import SceneRecipe
-
     parser = Parser(prog="mmlib", description="Train and question a fusion model.")
     commands = parser.add_subparsers(required=True, metavar="train | evaluate | predict | data")
 
-    train = commands.add_parser(
-        "train", help="train on the generated world, or on a table with --data",
+    def command(name: str, run: Callable[[argparse.Namespace], None], help: str, **more: Any):
+        # allow_abbrev: --text-l would become another option on the day of --text-length
+        made = commands.add_parser(name, help=help, allow_abbrev=False, **more)
+        made.set_defaults(run=run)
+        return made
+
+    train = command(
+        "train", _train, "train on the generated world, or on a table with --data",
         description="Without --data: the generated world. With --data FILE.csv: your own pictures "
         "and texts, on frozen pretrained encoders.",
     )  # fmt: skip
@@ -68,147 +109,71 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--resume", type=Path, metavar="RUN", help="go on with a run that was cut off"
     )
-    options: dict[str, argparse.Action] = {}
-    _add_fields(train.add_argument_group("the generated world"), SceneRecipe, options)
-    _add_fields(train.add_argument_group("a table"), TableRecipe, options)
-    train.set_defaults(run=_train)
+    groups = {WHAT[kind]: recipe for kind, recipe in RECIPES.items()}
+    add_options(train, groups | {"how it is executed (also with --resume)": Execution})
 
-    evaluate = commands.add_parser("evaluate", help="score a run and the controls beside it")
+    evaluate = command("evaluate", _evaluate, "score a run and the controls beside it")
     evaluate.add_argument("folder", type=Path, metavar="RUN")
-    evaluate.add_argument("--pictures", type=int, default=1000, help="unseen scenes (default 1000)")
-    evaluate.set_defaults(run=_evaluate)
-
-    predict = commands.add_parser("predict", help="ask a trained model")
+    evaluate.add_argument(
+        "--pictures", type=int, help="unseen scenes of the generated world (default 1000)"
+    )
+    predict = command("predict", _predict, "ask a trained model")
     predict.add_argument("folder", type=Path, metavar="RUN")
     predict.add_argument("--image", type=Path, help="a 64-pixel picture of the generated world")
     predict.add_argument("--text", help="a question about it")
     predict.add_argument("--data", type=Path, metavar="FILE.csv", help="rows for a table's model")
-    predict.set_defaults(run=_predict)
 
-    data = commands.add_parser("data", help="fetch a public data set as a table")
+    data = command("data", _data, "fetch a public data set as a table")
     data.add_argument("name", help="pomology")
     data.add_argument("--out", type=Path, required=True, metavar="DIR")
-    data.set_defaults(run=_data)
     return parser
 
 
-def _leaves(recipe: type) -> dict[str, tuple[Any, Any]]:
-    """{field: (type, default)} of a recipe, with the fields of a nested one among them."""
-    hints = typing.get_type_hints(recipe)
-    found: dict[str, tuple[Any, Any]] = {}
-    for field in dataclasses.fields(recipe):
-        if dataclasses.is_dataclass(hints[field.name]):
-            found |= _leaves(typing.cast(type, hints[field.name]))
-        else:
-            found[field.name] = (hints[field.name], field.default)
-    return found
-
-
-def _add_fields(
-    group: argparse._ArgumentGroup, recipe: type, options: dict[str, argparse.Action]
-) -> None:
-    """One option a field; a field that another recipe has too, in `options`, is the same option."""
-    for name, (hint, default) in _leaves(recipe).items():
-        option = "--" + name.replace("_", "-")
-        shown = "" if default in (None, dataclasses.MISSING) else f"(default {default})"
-        if name in options:
-            if options[name].help != shown:
-                options[name].help = f"{options[name].help} {shown.replace('(', '(a table: ')}"
-            continue
-        values: dict[str, Any] = {"default": None, "help": shown.replace("%", "%%")}
-        if typing.get_origin(hint) is tuple:
-            values |= {"nargs": 2, "type": int, "metavar": ("LOW", "HIGH")}
-        elif hint is bool:
-            values |= {"type": _truth, "metavar": "true|false"}
-        else:
-            values |= {"type": _plain(hint), "metavar": _plain(hint).__name__.upper()}
-        options[name] = group.add_argument(option, **values)
-
-
-def _plain(hint: Any) -> type:
-    """str of `str | None`."""
-    if isinstance(hint, types.UnionType):
-        return next(t for t in typing.get_args(hint) if t is not type(None))
-    return hint
-
-
-def _truth(word: str) -> bool:
-    """true or false: `bool("false")` would be true."""
-    if word.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"expected true or false, got {word}")
-    return word.lower() == "true"
-
-
-def _build(recipe: type, given: argparse.Namespace) -> Any:
-    """The recipe of the options that were given."""
-    hints, values = typing.get_type_hints(recipe), {}
-    for field in dataclasses.fields(recipe):
-        hint = hints[field.name]
-        if dataclasses.is_dataclass(hint):
-            values[field.name] = _build(typing.cast(type, hint), given)
-        elif (value := getattr(given, field.name)) is not None:
-            values[field.name] = tuple(value) if isinstance(value, list) else value
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            option = "--" + field.name.replace("_", "-")
-            raise expected(f"{option} with a table", "none", f"name the column: {option} NAME")
-    return recipe(**values)
+# --- train ----------------------------------------------------------------------------------------
 
 
 def _train(given: argparse.Namespace) -> None:
+    said = {n: v for n, v in vars(given).items() if n not in ("out", "resume", "run")}
+    execution = Execution(**{n: said.pop(n) for n in leaves(Execution) if n in said})
     if given.resume is not None:
-        _resume(given)
-    elif given.data is not None:
-        _train_table(given)
+        if given.out is not None:
+            raise expected("--resume RUN without --out", "both", "a run stays in its folder")
+        refuse_others(said, (), "the execution with --resume", "a run keeps its recipe")
+        _run(read_recipe(given.resume), given.resume, execution)
+        return
+    kind = "table" if "data" in said else "scenes"
+    remedy = "leave them out: mmlib train --help lists them by kind"
+    if kind == "scenes" and set(said) & _only("table"):
+        remedy = "add --data FILE.csv to train on a table"
+    refuse_others(said, leaves(RECIPES[kind]), WHAT[kind], remedy)
+    recipe: Any = recipe_of(RECIPES[kind], said)
+    name = Path(recipe.data).stem if kind == "table" else recipe.preset
+    _run(recipe, given.out or Path("runs") / name, execution)
+
+
+def _only(kind: str) -> set[str]:
+    """The options that no other kind has."""
+    others = (set(leaves(recipe)) for name, recipe in RECIPES.items() if name != kind)
+    return set(leaves(RECIPES[kind])).difference(*others)
+
+
+def _run(recipe: Any, out: Path, execution: Execution) -> None:
+    train: Callable[[Any, Path, Execution], dict[str, Any]]
+    if recipe.kind == "table":
+        from mmlib.tasks.cross_validation import train_table
+
+        train, show, use = train_table, _print_table, "use it with: mmlib predict {} --data FILE"
     else:
-        _train_scenes(given)
+        from mmlib.tasks.scene_run import train_scenes
 
+        train, show = train_scenes, _print_scores
+        use = "ask it with: mmlib predict {} --image FILE --text QUESTION"
+    from mmlib.training.fit import is_main_process
 
-def _resume(given: argparse.Namespace) -> None:
-    """A run knows its recipe, so nothing else may be said with --resume."""
-    from mmlib.tasks.cross_validation import TableRecipe, train_table
-    from mmlib.tasks.scenes import SceneRecipe
-
-    said = sorted(
-        name for name in {**_leaves(SceneRecipe), **_leaves(TableRecipe)}
-        if getattr(given, name) is not None
-    )  # fmt: skip
-    if said or given.out:
-        raise expected("--resume RUN alone", ", ".join(said) or "--out", "a run keeps its recipe")
-    saved = _saved_recipe(given.resume)
-    if "data" in saved:
-        _print_table(train_table(TableRecipe.from_json(json.dumps(saved)), given.resume))
-    else:
-        _run_scenes(SceneRecipe.from_json(saved), given.resume)
-
-
-def _saved_recipe(run: Path) -> dict[str, Any]:
-    path = run / "recipe.json"
-    try:
-        saved = json.loads(path.read_text("utf8"))
-    except FileNotFoundError:
-        raise expected(
-            f"a run folder with {path}", "no such file", "name the --out of a run"
-        ) from None
-    except ValueError:
-        saved = None
-    if not isinstance(saved, dict):
-        raise expected(f"a recipe in {path}", "something else", "copy it anew, or train again")
-    return saved
-
-
-def _train_scenes(given: argparse.Namespace) -> None:
-    from mmlib.tasks.scenes import SceneRecipe
-
-    recipe = _build(SceneRecipe, given)
-    _run_scenes(recipe, given.out or Path("runs") / recipe.preset)
-
-
-def _run_scenes(recipe: Any, out: Path) -> None:
-    from mmlib.tasks.scenes import train_scenes
-
-    result = train_scenes(recipe, out)
-    _print_scores(result)
-    print(f"Saved in {out}; ask it with: mmlib predict {out} --image FILE --text QUESTION")
+    result = train(recipe, out, execution)
+    if is_main_process(execution):
+        show(result)
+        print(f"Saved in {out}; {use.format(shlex.quote(str(out)))}")
 
 
 def _print_scores(result: dict[str, Any]) -> None:
@@ -216,20 +181,17 @@ def _print_scores(result: dict[str, Any]) -> None:
     print(f"{'% right':<12}" + "".join(f"{name:>12}" for name in columns))
     for kind in result["by_kind"]:
         print(f"{kind:<12}" + "".join(f"{100 * c[kind]['mean']:>12.1f}" for c in columns.values()))
+    if result.get("reference"):
+        stay = [
+            f"{100 * share['mean']:.1f} % with {EXCHANGED[name]}"
+            for name, share in result["reference"]["stay"].items()
+        ]
+        print(f"References whose answer stays: {', '.join(stay)}.")
     overall = result["accuracy"]
     print(
         f"Overall {100 * overall['mean']:.1f} % [{100 * overall['low']:.1f}, "
         f"{100 * overall['high']:.1f}] on {overall['n']} questions about unseen scenes."
     )
-
-
-def _train_table(given: argparse.Namespace) -> None:
-    from mmlib.tasks.cross_validation import TableRecipe, train_table
-
-    recipe = _build(TableRecipe, given)
-    out = given.out or Path("runs") / Path(recipe.data).stem
-    _print_table(train_table(recipe, out))
-    print(f"Saved in {out}; use it with: mmlib predict {out} --data FILE.csv")
 
 
 def _print_table(result: dict[str, Any]) -> None:
@@ -238,38 +200,46 @@ def _print_table(result: dict[str, Any]) -> None:
     print(describe_report(result))
 
 
-def _evaluate(given: argparse.Namespace) -> None:
-    from mmlib.tasks.scenes import load_task, report
+# --- evaluate, predict, data ----------------------------------------------------------------------
 
-    saved = _saved_recipe(given.folder)
-    if "data" in saved:
-        path = given.folder / "report.json"
-        if not path.exists():
-            raise expected(
-                f"a finished run with {path}",
-                "no such file",
-                f"mmlib train --resume {given.folder}",
-            )
-        _print_table(json.loads(path.read_text("utf8")))
-    else:
-        _print_scores(report(load_task(given.folder), given.pictures))
+
+def _belongs(given: argparse.Namespace, kind: str, *allowed: str) -> None:
+    """Raises UserError where an option was given that the command has for runs of another kind."""
+    said = {n for n, v in vars(given).items() if v is not None} - {"folder", "run"}
+    what = f"a run on {WHAT[kind]}"
+    refuse_others(said, allowed, what, f"{given.folder} is {what}: leave them out")
+
+
+def _evaluate(given: argparse.Namespace) -> None:
+    kind = read_recipe(given.folder).kind
+    if kind == "table":
+        _belongs(given, kind)
+        _print_table(RunFolder(given.folder).read_report())
+        return
+    from mmlib.tasks.scene_run import load_run, report
+
+    recipe, task = load_run(given.folder)
+    _print_scores(report(task.model, recipe, 1000 if given.pictures is None else given.pictures))
 
 
 def _predict(given: argparse.Namespace) -> None:
-    saved = _saved_recipe(given.folder)
-    if "data" in saved:
-        from mmlib.tasks.cross_validation import predict_table
-
+    kind = read_recipe(given.folder).kind
+    if kind == "table":
+        _belongs(given, kind, "data")
         if given.data is None:
             raise expected("--data FILE.csv for a table's model", "none", "pass the rows as a CSV")
+        from mmlib.tasks.cross_validation import predict_table
+
         for row in predict_table(given.folder, given.data):
             print(json.dumps(row, ensure_ascii=False))
-    else:
-        from mmlib.tasks.scenes import answer_about, load_task
+        return
+    _belongs(given, kind, "image", "text")
+    if given.image is None or given.text is None:
+        raise expected("--image FILE and --text QUESTION", "one or neither", "pass both")
+    from mmlib.tasks.scene_run import answer_about, load_run
 
-        if given.image is None or given.text is None:
-            raise expected("--image FILE and --text QUESTION", "one or neither", "pass both")
-        print(answer_about(load_task(given.folder), given.image, given.text))
+    _, task = load_run(given.folder)
+    print(answer_about(task, given.image, given.text))
 
 
 def _data(given: argparse.Namespace) -> None:

@@ -1,27 +1,28 @@
 """What a planted fault showed that no other test would see, or not within a second."""
 
-from dataclasses import replace
-from pathlib import Path
+import json
 
+import pytest
 import torch
-from toy import HOW, Toy
+from safetensors import safe_open
+from safetensors.torch import save_file
+from strategies import error_line
+from toy import CONFIG, EXECUTION, Points, Toy, run
 
-from mmlib.data.table import Row, Table
-from mmlib.evaluation.report import sentence
-from mmlib.tasks.cross_validation import CrossValidation, TableRecipe, split
+from mmlib.errors import UserError
 from mmlib.training.fit import fit
 
 
 class Drawing(Toy):
-    """Notes one random number a step, as dropout would draw it."""
+    """Notes one random number a microbatch, as dropout would draw it."""
 
     def __init__(self, seed: int = 0):
         super().__init__(seed)
         self.drawn: list[float] = []
 
-    def losses(self, batch):
+    def forward(self, batch):
         self.drawn.append(torch.rand(()).item())
-        return super().losses(batch)
+        return super().forward(batch)
 
 
 def test_each_step_draws_its_own_random_numbers(tmp_path):
@@ -29,49 +30,35 @@ def test_each_step_draws_its_own_random_numbers(tmp_path):
     drawn = []
     for seed in (0, 1):
         task = Drawing(seed)
-        fit(task, replace(HOW, accumulate=1), tmp_path / str(seed), {})
+        fit(task, Points(seed), CONFIG, tmp_path / str(seed), {}, seed=seed, execution=EXECUTION)
         drawn += task.drawn
-    assert len(drawn) == len(set(drawn)) == 2 * HOW.steps
+    assert len(drawn) == len(set(drawn)) == 2 * CONFIG.steps * CONFIG.accumulate
 
 
-RECIPE = TableRecipe("paintings.csv", "picture", "text", "label", "name")
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """The tensors and notes of a toy's finished run."""
+    run(out := tmp_path_factory.mktemp("toy"))
+    with safe_open(out / "last" / "model.safetensors", "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
 
 
-def test_folds_divide_the_rows_and_never_a_group():
-    rows = [Row(i + 2, None, f"text {i}", "ab"[i % 2], f"group {i // 3}") for i in range(60)]
-    tested = []
-    for train_rows, test_rows in split(Table(Path("paintings.csv"), tuple(rows), ()), RECIPE):
-        seen = {rows[i].group for i in train_rows}
-        assert not seen & {rows[i].group for i in test_rows}
-        tested += test_rows.tolist()
-    assert sorted(tested) == list(range(60))
-
-
-def test_the_control_exchanges_pictures_among_the_test_rows(monkeypatch):
-    """The texts stay in their rows; each picture is that of one test row, few of their own."""
-    asked = []
-
-    def answer(model, shown, rows, pictures_of=None):
-        asked.append((rows, pictures_of))
-        return rows
-
-    validation = CrossValidation(RECIPE, None, None, torch.arange(200) % 2, 2, Path("log"))
-    monkeypatch.setattr(validation, "fit", lambda *given: None)
-    monkeypatch.setattr(validation, "probe", lambda *given: None)
-    monkeypatch.setattr(validation, "answer", answer)
-    test_rows = torch.arange(100, 200)
-    validation.fold(0, torch.arange(100), test_rows, lambda: None)
-    assert all(torch.equal(rows, test_rows) for rows, _ in asked)
-    (pictures,) = [pictures for _, pictures in asked if pictures is not None]
-    assert torch.equal(pictures.sort().values, test_rows)
-    assert (pictures == test_rows).sum() < 10  # one is expected to keep its own
-
-
-def test_a_gain_whose_interval_holds_zero_is_no_help():
-    both, gain = [0.8, 0.7, 0.9, 0.6, 0.85], [0.10, -0.08, 0.06, -0.05, 0.04]
-    text = [b - g for b, g in zip(both, gain, strict=True)]
-    image = [b - 0.3 - g for b, g in zip(both, gain, strict=True)]
-    assert sum(gain) > 0
-    found = sentence(both, {"the picture alone": image, "the text alone": text})
-    assert found.startswith("Fusion does not help by an amount we can tell:")
-    assert "over the text alone" in found and "over the picture alone" not in found
+@pytest.mark.parametrize(
+    "state",
+    [
+        {}, {"step": 3}, {"step": "3", "best": 0.5, "seconds": 1.0},
+        {"step": True, "best": 0.5, "seconds": 1.0}, {"step": -1, "best": 0.5, "seconds": 1.0},
+        {"step": 13, "best": 0.5, "seconds": 1.0}, {"step": 3, "best": None, "seconds": 1.0},
+        {"step": 3, "best": 0.5, "seconds": "1"}, {"step": 3.0, "best": 0.5, "seconds": 1.0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_notes_of_the_wrong_type_are_one_line(state, checkpoint, tmp_path):
+    tensors, notes = checkpoint
+    (tmp_path / "last").mkdir()
+    path = tmp_path / "last" / "model.safetensors"
+    save_file(tensors, path, notes | {"state": json.dumps(state)})
+    with pytest.raises(UserError) as error:
+        run(tmp_path)
+    error_line(error, "step (0 to 12), best and seconds", str(tmp_path / "last"))
+    assert not (tmp_path / "log.jsonl").exists()

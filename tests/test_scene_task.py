@@ -16,6 +16,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 from toy import same
 
+import mmlib.data.scenes.stream as stream
+import mmlib.tasks.scene_run as scene_run
 import mmlib.tasks.scenes as scene_task
 from mmlib.data.scenes import (
     ANSWERS,
@@ -34,42 +36,48 @@ from mmlib.data.scenes.batches import (
     LENGTH,
     WORD_INDEX,
     blank_pictures,
+    collate,
     encode_questions,
     exchange_pictures,
-    tensors,
     with_modality,
 )
+from mmlib.data.scenes.controls import answer_or_none
 from mmlib.data.scenes.questions import Question
+from mmlib.data.scenes.stream import EASY_KINDS, held_out_questions, held_out_scenes
 from mmlib.errors import UserError
 from mmlib.evaluation import accuracy_by_kind
 from mmlib.fusion import FUSIONS
+from mmlib.losses import IGNORE
 from mmlib.models import FusionOutput
-from mmlib.tasks.scenes import (
-    CELL_CLASSES,
-    EASY_KINDS,
-    SceneRecipe,
-    SceneSupervision,
-    SceneTask,
-    answer_about,
+from mmlib.tasks.scene_recipe import SceneRecipe
+from mmlib.tasks.scene_report import (
     answer_questions,
-    ask_model,
     controls,
-    held_out_questions,
-    load_task,
+    reference_control,
     report,
-    train_scenes,
+    validation_score,
 )
+from mmlib.tasks.scene_run import answer_about, batches, load_run, train_scenes
+from mmlib.tasks.scenes import CELL_CLASSES, SceneSupervision, SceneTask, ask_model
 from mmlib.training.checkpoint import load_weights
-from mmlib.training.fit import Batches, Optimization, as_json, read_log
+from mmlib.training.config import Execution, TrainingConfig
+from mmlib.training.fit import fit
+from mmlib.training.run_folder import read_log
+from mmlib.training.task import Share, split
 
-HOW = Optimization(steps=4, warmup=1, workers=0, checkpoint_every=2, evaluate_every=2)
-RECIPE = SceneRecipe(preset="tiny", pictures=4, questions=2, optimization=HOW)
+TRAINING = TrainingConfig(steps=4, warmup_steps=1, evaluate_every=2)
+RECIPE = SceneRecipe(preset="tiny", pictures=4, questions=2, training=TRAINING)
+EXECUTION = Execution(workers=0, checkpoint_every=2, device="cpu")
 
 
 def recipe(**changes) -> SceneRecipe:
-    """A recipe of seconds; fields of its optimisation may be changed as well."""
-    of_steps = {n: changes.pop(n) for n in list(changes) if n in vars(HOW)}
-    return replace(RECIPE, **changes, optimization=replace(HOW, **of_steps))
+    """A recipe of seconds; fields of its training may be changed as well."""
+    of_steps = {n: changes.pop(n) for n in list(changes) if n in vars(TRAINING)}
+    return replace(RECIPE, **changes, training=replace(TRAINING, **of_steps))
+
+
+def task_of(**changes) -> SceneTask:
+    return SceneTask.from_recipe(recipe(**changes))
 
 
 def pictures(batch) -> set[str]:
@@ -86,19 +94,19 @@ def drawn(number: int = 30, questions: int = 4):
 
 
 def test_a_batch_is_keyed_by_seed_and_step():
-    task, again = SceneTask(recipe()), SceneTask(recipe())
-    third = task.batch(3)
+    data, again = batches(recipe()), batches(recipe())
+    third = data.batch(3)
     again.batch(1)
     assert all(torch.equal(x, again.batch(3)[name]) for name, x in third.items())
-    for other in (task.batch(2), SceneTask(recipe(seed=1)).batch(3)):
+    for other in (data.batch(2), batches(recipe(seed=1)).batch(3)):
         assert not pictures(third) & pictures(other)
 
 
 def test_whatever_worker_makes_it():
-    task = SceneTask(recipe())
-    loader = DataLoader(Batches(task), batch_size=None, sampler=[2, 0, 3], num_workers=2)
-    for step, made in zip([2, 0, 3], loader, strict=True):
-        assert all(torch.equal(x, task.batch(step)[name]) for name, x in made.items())
+    data = batches(recipe())
+    loader = DataLoader(Share(data, 1, 0, 1), batch_size=None, sampler=[2, 0, 3], num_workers=2)
+    for step, (made,) in zip([2, 0, 3], loader, strict=True):
+        assert all(torch.equal(x, data.batch(step)[name]) for name, x in made.items())
 
 
 def test_training_validation_and_test_share_no_picture_and_no_scene(monkeypatch):
@@ -108,18 +116,17 @@ def test_training_validation_and_test_share_no_picture_and_no_scene(monkeypatch)
 
     def kept(given):
         scenes.extend(scene for scene, _ in given)
-        return tensors(given)
+        return collate(given)
 
-    monkeypatch.setattr(scene_task, "tensors", kept)
-    task = SceneTask(recipe(pictures=100, curriculum=0.0, objects=(2, 6)))
+    monkeypatch.setattr(stream, "collate", kept)
+    given = recipe(pictures=100, curriculum=0.0, objects=(2, 6))
+    asked = (given.objects, given.questions)
     for name, make in {
-        "train": lambda: [task.batch(step) for step in range(4)],
-        "another seed": lambda: [SceneTask(replace(task.recipe, seed=1)).batch(0)],
-        "validation": lambda: [held_out_questions("validation", 300, task.recipe)],
-        "test": lambda: [held_out_questions("test", 300, task.recipe)],
-        "unseen combinations": lambda: [
-            held_out_questions("test", 100, task.recipe, combinations="held_out")
-        ],
+        "train": lambda: [batches(given).batch(step) for step in range(4)],
+        "another seed": lambda: [batches(replace(given, seed=1)).batch(0)],
+        "validation": lambda: [held_out_questions("validation", 300, *asked)],
+        "test": lambda: [held_out_questions("test", 300, *asked)],
+        "unseen combinations": lambda: [held_out_questions("test", 100, *asked, "held_out")],
     }.items():
         scenes.clear()
         digests = set().union(*(pictures(batch) for batch in make()))
@@ -131,15 +138,55 @@ def test_training_validation_and_test_share_no_picture_and_no_scene(monkeypatch)
             assert not found[a][0] & found[b][0] and not found[a][1] & found[b][1], (a, b)
 
 
-def test_held_out_questions_are_the_same_for_each_training_seed():
-    a, b = (held_out_questions("validation", 5, recipe(seed=seed)) for seed in (0, 1))
-    assert all(torch.equal(x, b[name]) for name, x in a.items())
+def test_held_out_questions_are_those_of_the_held_out_scenes():
+    drawn_ = held_out_scenes("validation", 5, (2, 6), 3)
+    batch = held_out_questions("validation", 5, (2, 6), 3)
+    assert all(torch.equal(x, batch[name]) for name, x in collate(drawn_).items())
+    assert len(batch["target"]) == 15
+
+
+def digest(batch) -> str:
+    """Of all its bytes; a phrase without a label counts as -1, as it was once written."""
+    given = batch | {"phrases": batch["phrases"].where(batch["phrases"] != IGNORE, -1)}
+    found = hashlib.sha256()
+    for name in sorted(given):
+        found.update(f"{name}{given[name].dtype}".encode() + given[name].numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def test_outermost_is_the_world_as_it_was_first_made():
+    """The digests were taken from commit aea9048, before references asked for the nearest."""
+    old = recipe(
+        pictures=8, questions=4, steps=10, curriculum=0.2, seed=3, reference="outermost"
+    )  # fmt: skip
+    assert [digest(batches(old).batch(step)) for step in (0, 1, 2, 5)] == [
+        "c0932bbe2b45d1a7", "11aef7007a3ef747", "32fe3dd37b5394a3", "f328f49b025cc56d",
+    ]  # fmt: skip
+    asked = (old.objects, old.questions)
+    for given, wanted in (
+        (("test", 20, *asked), "7cbf84d75aa24b24"),
+        (("validation", 20, *asked), "dd7b36196fc291d7"),
+        (("test", 20, *asked, "held_out"), "ad7ccc74d922fbf2"),
+    ):
+        assert digest(held_out_questions(*given, reference="outermost")) == wanted
+        assert digest(held_out_questions(*given)) != wanted
+
+
+@pytest.mark.parametrize("reference", ["nearest", "outermost"])
+def test_the_recipe_says_how_a_reference_is_asked(reference):
+    batch = batches(recipe(reference=reference, pictures=40, curriculum=0.0, questions=4)).batch(0)
+    asked = [
+        [WORDS[i] for i in ids]
+        for ids, kind in zip(batch["input_ids"], batch["kind"], strict=True)
+        if KINDS[kind] == "reference"
+    ]
+    assert asked and all(("nearest" in words) == (reference == "nearest") for words in asked)
 
 
 def test_the_batch_says_what_the_scenes_hold():
     """Shapes, and each question's picture, answer and kind; the oracle agrees."""
     given = drawn(questions=3)
-    batch = tensors(given)
+    batch = collate(given)
     P, B = 30, 90
     assert batch["pictures"].shape == (P, 64, 64, 3) and batch["pictures"].dtype == torch.uint8
     assert batch["image_mask"].all() and batch["image_mask"].shape == (P,)
@@ -158,7 +205,7 @@ def test_phrases_point_from_the_word_that_ends_them_to_the_cell_of_the_thing():
     things = (Thing(0, 0, 0, 12, 20), Thing(2, 1, 1, 50, 50))
     text = "is the red circle left of the blue square"
     asked = Question("relation", text, "yes", ((3, things[0].cell), (8, things[1].cell)))
-    batch = tensors([(Scene(things, 240), [asked])])
+    batch = collate([(Scene(things, 240), [asked])])
     expected = [-100] * LENGTH
     expected[4], expected[9] = 2 * 8 + 1, 6 * 8 + 6
     assert batch["phrases"].tolist() == [expected]
@@ -168,7 +215,7 @@ def test_phrases_point_from_the_word_that_ends_them_to_the_cell_of_the_thing():
 
 def test_phrases_name_the_thing_in_their_cell():
     """For sampled questions: the words before the token are the colour and shape in the cell."""
-    batch, seen = tensors(drawn(100)), 0
+    batch, seen = collate(drawn(100)), 0
     for b, row in enumerate(batch["phrases"]):
         tokens = [WORDS[i] for i in batch["input_ids"][b]]
         for position, cell in enumerate(row.tolist()):
@@ -186,7 +233,7 @@ def test_phrases_name_the_thing_in_their_cell():
 def test_cells_are_labelled_where_the_pixels_are():
     """Each thing's cell has its colour, shape and size plus one; all other cells zeros."""
     given = drawn(20)
-    for (scene, _), cells in zip(given, tensors(given)["cells"], strict=True):
+    for (scene, _), cells in zip(given, collate(given)["cells"], strict=True):
         labelled = {i: tuple(row) for i, row in enumerate(cells.tolist()) if any(row)}
         assert labelled == {t.cell: (t.color + 1, t.shape + 1, t.size + 1) for t in scene.things}
         for cell, (color, _, _) in labelled.items():
@@ -197,24 +244,31 @@ def test_cells_are_labelled_where_the_pixels_are():
 
 def test_easy_scenes_come_first_and_only_then():
     """The curriculum: few things and easy kinds in the first share of the steps."""
-    task = SceneTask(recipe(curriculum=0.5, pictures=40, questions=4))
+    data = batches(recipe(curriculum=0.5, pictures=40, questions=4))
     things, kinds = [], []
     for step in range(4):
-        batch = task.batch(step)
+        batch = data.batch(step)
         things.append((batch["cells"][..., 0] > 0).sum(1).max().item())
         kinds.append({KINDS[k] for k in batch["kind"].tolist()})
     assert things[0] <= 3 and things[1] <= 3 < min(things[2:])
     assert kinds[0] | kinds[1] <= set(EASY_KINDS)
     assert kinds[2] == kinds[3] == set(KINDS)
-    whole = SceneTask(recipe(curriculum=0.0, pictures=40, questions=4)).batch(0)
+    whole = batches(recipe(curriculum=0.0, pictures=40, questions=4)).batch(0)
     assert (whole["cells"][..., 0] > 0).sum(1).max() > 3
 
 
-@pytest.mark.parametrize("curriculum", [0.0, 1.0])
+@pytest.mark.parametrize("curriculum", [0.0, 0.9])
 def test_without_location_none_is_asked(curriculum):
-    task = SceneTask(recipe(location=0.0, curriculum=curriculum, pictures=60, questions=4))
-    kinds = {KINDS[k] for k in task.batch(0)["kind"].tolist()}
+    given = recipe(location=0.0, curriculum=curriculum, pictures=60, questions=4)
+    kinds = {KINDS[k] for k in batches(given).batch(0)["kind"].tolist()}
     assert kinds == set(EASY_KINDS if curriculum else KINDS) - {"location"}
+
+
+@pytest.mark.parametrize("modality", ["both", "text", "image"])
+def test_the_batches_hide_what_the_recipe_hides(modality):
+    whole, hidden = (batches(recipe(modality=m)).batch(0) for m in ("both", modality))
+    wanted = with_modality(whole, modality)
+    assert all(torch.equal(x, wanted[name]) for name, x in hidden.items())
 
 
 # --- questions as numbers -------------------------------------------------------------------------
@@ -233,7 +287,7 @@ def test_questions_are_cls_and_one_number_a_word():
 
 def test_no_question_of_the_world_is_too_long():
     longest = max(len(q.text.split()) for _, asked in drawn(300) for q in asked)
-    assert longest == 10 < LENGTH
+    assert longest == 11 == LENGTH - 1
 
 
 def test_an_unknown_word_and_a_long_question_are_one_line():
@@ -249,7 +303,7 @@ def test_an_unknown_word_and_a_long_question_are_one_line():
 
 
 def test_what_is_hidden_and_nothing_else():
-    batch = tensors(drawn(3))
+    batch = collate(drawn(3))
     assert with_modality(batch, "both") is batch
     text, image = with_modality(batch, "text"), with_modality(batch, "image")
     assert not text["image_mask"].any()
@@ -264,7 +318,7 @@ def test_what_is_hidden_and_nothing_else():
 
 
 def test_exchanged_pictures_are_all_there_and_none_in_its_place():
-    batch = tensors(drawn(5))
+    batch = collate(drawn(5))
     exchanged = exchange_pictures(batch)
     assert pictures(exchanged) == pictures(batch)
     same_place = (exchanged["pictures"] == batch["pictures"]).flatten(1).all(1)
@@ -273,7 +327,7 @@ def test_exchanged_pictures_are_all_there_and_none_in_its_place():
 
 
 def test_blank_pictures_show_one_grey():
-    blank = blank_pictures(tensors(drawn(2)))["pictures"]
+    blank = blank_pictures(collate(drawn(2)))["pictures"]
     assert blank.unique().numel() == 1 and blank.shape == (2, 64, 64, 3)
     assert any((render(Scene((), grey)) == blank[0].numpy()).all() for grey in range(225, 250))
 
@@ -298,14 +352,14 @@ def rate(scores) -> dict[str, float]:
 
 def test_a_model_that_ignores_the_picture_scores_the_same_without_it():
     """So the controls tell it: shuffled, blank and text alone are the score itself."""
-    scores = controls(Stub(lambda ids, images: ids.sum(1) % len(ANSWERS)), tensors(drawn(40)))
+    scores = controls(Stub(lambda ids, images: ids.sum(1) % len(ANSWERS)), collate(drawn(40)))
     assert scores["shuffled"] == scores["both"] == scores["blank"] == scores["text_only"]
     assert scores["both"]["overall"]["n"] == 160
 
 
 def test_a_model_that_sees_is_refuted_by_no_control():
     """It knows each picture's answers by its bytes; with another picture it is mostly wrong."""
-    batch = tensors(drawn(60, questions=2))
+    batch = collate(drawn(60, questions=2))
     known = {x.numpy().tobytes(): i for i, x in enumerate(ask_pictures(batch))}
 
     def answers(ids, images):
@@ -332,21 +386,21 @@ def ask_pictures(batch) -> torch.Tensor:
 
 
 def test_pictures_reach_the_model_channels_first_from_minus_one_to_one():
-    batch = tensors(drawn(2))
+    batch = collate(drawn(2))
     images = ask_pictures(batch)
     assert images.shape == (2, 3, 64, 64) and images.dtype == torch.float32
     assert torch.allclose(
         (images.permute(0, 2, 3, 1) + 1) * 127.5, batch["pictures"].float(), atol=1e-4
     )
-    black, white = ask_pictures(batch | {"pictures": torch.tensor([0, 255])[:, None, None, None]
-                                         .expand(2, 64, 64, 3)})  # fmt: skip
+    extremes = torch.tensor([0, 255]).byte()[:, None, None, None].expand(2, 64, 64, 3)
+    black, white = ask_pictures(batch | {"pictures": extremes})
     assert (black == -1).all() and (white == 1).all()
 
 
 @pytest.mark.parametrize("questions", [1, 3])
 def test_answers_come_in_order_across_pieces(questions):
     """60 pictures are answered in two pieces; each answer belongs to its question."""
-    batch = tensors(drawn(60, questions))
+    batch = collate(drawn(60, questions))
     stub = Stub(lambda ids, images: ids.sum(1) % len(ANSWERS))
     prediction, target, kind = answer_questions(stub.train(), batch)
     ids = batch["input_ids"] * batch["attention_mask"]
@@ -354,6 +408,73 @@ def test_answers_come_in_order_across_pieces(questions):
     assert target == batch["target"].tolist()
     assert kind == [KINDS[k] for k in batch["kind"]]
     assert stub.training
+
+
+# --- another name, another side -------------------------------------------------------------------
+
+
+def oracle(drawn_, heard=lambda words: words):
+    """A model that answers right what it hears of a question, and "yes" where it has no answer.
+
+    It knows the scenes by their pictures; its first answer to a text it cannot answer is "yes".
+    """
+    shown = ask_pictures(collate(drawn_))
+    scenes = {x.numpy().tobytes(): scene for x, (scene, _) in zip(shown, drawn_, strict=True)}
+
+    def answers(ids, images):
+        found = []
+        for row, image in zip(ids, images, strict=True):
+            words = heard([WORDS[i] for i in row if i][1:])
+            said = answer_or_none(scenes[image.numpy().tobytes()], " ".join(words))
+            found.append(ANSWER_INDEX[said or "yes"])
+        return torch.tensor(found)
+
+    return Stub(answers)
+
+
+def references(drawn_) -> int:
+    return sum(q.kind == "reference" for _, asked in drawn_ for q in asked)
+
+
+def test_a_model_that_reads_name_and_side_changes_its_answer_with_either():
+    drawn_ = held_out_scenes("test", 60)
+    found = reference_control(oracle(drawn_), drawn_)
+    assert found["accuracy"]["mean"] == found["accuracy_present_name"]["mean"] == 1
+    assert found["accuracy"]["n"] == references(drawn_) > 20
+    assert set(found["stay"]) == {"present_name", "absent_name", "side"}
+    assert found["stay"]["present_name"]["mean"] == found["stay"]["absent_name"]["mean"] == 0
+    assert found["stay"]["side"]["mean"] < 0.3  # the other side need not be well posed
+    for share in found["stay"].values():
+        assert 0 <= share["low"] <= share["mean"] <= share["high"] <= 1
+        assert share["n"] == references(drawn_)
+
+
+def test_a_model_that_ignores_the_name_is_told():
+    """It looks from the first thing of the scene, whatever the name: the answer stays."""
+    drawn_ = held_out_scenes("test", 60)
+    found = reference_control(Stub(lambda ids, images: ids[:, 2] % 7), drawn_)
+    assert {share["mean"] for share in found["stay"].values()} == {1.0}
+
+    def deaf(ids, images):  # reads the side alone
+        return torch.tensor([sum(map(ord, WORDS[i[7]])) % len(ANSWERS) for i in ids])
+
+    found = reference_control(Stub(deaf), drawn_)
+    assert found["stay"]["present_name"]["mean"] == found["stay"]["absent_name"]["mean"] == 1.0
+    assert found["stay"]["side"]["mean"] == 0
+
+
+def test_the_outermost_world_has_the_control_too():
+    """There no other name has another answer, which is why it was left: only absent ones tell."""
+    drawn_ = held_out_scenes("test", 60, reference="outermost")
+    found = reference_control(oracle(drawn_), drawn_)
+    assert found["accuracy"]["mean"] == 1
+    assert found["stay"]["absent_name"]["n"] == references(drawn_)
+    assert set(found["stay"]) == {"absent_name", "side"} and "accuracy_present_name" not in found
+
+
+def test_without_a_reference_there_is_no_control():
+    drawn_ = [sample_questions(np.random.default_rng(0), (1, 3), 2, {"color": 1.0})]
+    assert reference_control(oracle(drawn_), drawn_) == {}
 
 
 # --- supervision ----------------------------------------------------------------------------------
@@ -372,11 +493,10 @@ def test_a_word_points_into_its_own_picture():
 
 
 def test_the_parts_of_the_loss_by_hand():
-    task = SceneTask(recipe(dense=0.7, grounding=0.3))
-    task.module.eval()
-    batch = task.batch(0)
+    task = task_of(dense=0.7, grounding=0.3).eval()
+    batch = batches(recipe()).batch(0)
     outputs = ask_model(task.model, batch)
-    parts = {n: total / divisor for n, (total, divisor) in task.losses(batch).items()}
+    parts = {n: total / count for n, (total, count) in task(batch).items()}
     assert parts["answer"].item() == pytest.approx(
         F.cross_entropy(outputs.logits, batch["target"]).item(), rel=1e-5
     )
@@ -390,21 +510,22 @@ def test_the_parts_of_the_loss_by_hand():
         assert parts[name].item() == pytest.approx(0.7 * mean.item(), rel=1e-4)
     words = outputs.hidden_states[0].value
     scores = task.supervision.point(words, outputs.tokens["image"].value).flatten(0, 1)
-    pointing = F.cross_entropy(scores, batch["phrases"].flatten(), ignore_index=-1)
+    pointing = F.cross_entropy(scores, batch["phrases"].flatten(), ignore_index=IGNORE)
     assert parts["grounding"].item() == pytest.approx(0.3 * pointing.item(), rel=1e-5)
 
 
-def test_the_divisors_are_those_of_the_losses():
-    task = SceneTask(recipe())
-    batch = task.batch(0)
-    of_losses = {name: divisor.item() for name, (_, divisor) in task.losses(batch).items()}
-    assert {n: x.item() for n, x in task.divisors(batch).items()} == pytest.approx(of_losses)
+@pytest.mark.parametrize("changes", [{}, {"dense": 0.0}, {"grounding": 0.0}], ids=str)
+def test_the_counts_are_those_of_the_losses(changes):
+    """By the labels alone, in the same order, of which `fit` makes its divisors."""
+    task, batch = task_of(**changes), batches(recipe()).batch(0)
+    of_losses = {name: count.item() for name, (_, count) in task(batch).items()}
+    counted = {n: x.item() for n, x in task.counts(batch).items()}
+    assert counted == pytest.approx(of_losses) and list(counted) == list(of_losses)
 
 
 def test_pieces_hold_whole_pictures_with_their_questions():
-    task = SceneTask(recipe())
-    batch = task.batch(0)
-    pieces = task.pieces(batch, 2)
+    batch = batches(recipe()).batch(0)
+    pieces = split(batch, 2)
     for name, x in batch.items():
         assert torch.equal(torch.cat([piece[name] for piece in pieces]), x)
     assert [len(p["pictures"]) for p in pieces] == [2, 2]
@@ -412,8 +533,8 @@ def test_pieces_hold_whole_pictures_with_their_questions():
 
 
 def test_grounding_is_at_the_second_layer_where_there_are_more_than_two():
-    assert SceneTask(recipe()).grounding_layer == 0
-    assert SceneTask(recipe(preset="small")).grounding_layer == 1
+    assert task_of().grounding_layer == 0
+    assert task_of(preset="small").grounding_layer == 1
 
 
 # --- each cause can be taken away -----------------------------------------------------------------
@@ -436,20 +557,22 @@ CAUSES: list[tuple[dict, set[str]]] = [
     ({"modality": "text", "dense": 0.0, "grounding": 0.0}, {"answer"}),
     ({"accumulate": 2}, PARTS),
     ({"precision": "bf16"}, PARTS),
+    ({"optimizer": "muon"}, PARTS),
+    ({"ema_decay": 0.9}, PARTS),
+    ({"reference": "outermost"}, PARTS),
     *(({"fusion": name, "grounding": 0.0}, PARTS - {"grounding"}) for name in FUSIONS),
 ]
 
 
 @pytest.mark.parametrize("changes, parts", CAUSES, ids=[str(changes) for changes, _ in CAUSES])
-def test_each_cause_is_one_field_of_the_recipe(changes, parts, tmp_path, monkeypatch):
+def test_each_cause_is_one_field_of_the_recipe(changes, parts, tmp_path):
     """Without it a step is taken, its part of the loss is gone, and weights have moved."""
-    monkeypatch.setattr(SceneTask, "score", lambda task: {"overall": 0.5})
     given = recipe(**{"steps": 1, **changes})
-    task = SceneTask(given)
+    task = SceneTask.from_recipe(given)
     before = {n: x.clone() for n, x in task.model.named_parameters()}
-    scene_task.fit(task, given.optimization, tmp_path, as_json(given))
+    fit(task, batches(given), given.training, tmp_path, {}, seed=0, execution=EXECUTION)
     (entry,) = read_log(tmp_path / "log.jsonl")
-    assert set(entry) - {"step", "rate", "loss", "score"} == parts
+    assert set(entry) - {"step", "lr", "loss"} == parts
     assert entry["loss"] == pytest.approx(sum(entry[name] for name in parts))
     assert 0 < entry["answer"] < 20
     moved = {n for n, x in task.model.named_parameters() if not torch.equal(x, before[n])}
@@ -457,17 +580,17 @@ def test_each_cause_is_one_field_of_the_recipe(changes, parts, tmp_path, monkeyp
 
 
 def test_coordinates_and_text_layers_are_gone_from_the_model():
-    model = SceneTask(recipe(coordinates=False, text_layers=0)).model
+    model = task_of(coordinates=False, text_layers=0).model
     assert (
         model.encoders["image"].place is None
         and len(model.encoders["text"].backbone.encoder.layer) == 0
     )
-    assert SceneTask(recipe()).model.encoders["image"].place is not None
-    assert hasattr(SceneTask(recipe(axes=False)).model.encoders["image"], "cell")
+    assert task_of().model.encoders["image"].place is not None
+    assert hasattr(task_of(axes=False).model.encoders["image"], "cell")
 
 
 def test_the_seed_decides_the_first_weights():
-    a, b, c = (SceneTask(recipe(seed=seed)).module.state_dict() for seed in (0, 0, 1))
+    a, b, c = (task_of(seed=seed).state_dict() for seed in (0, 0, 1))
     assert same(a, b) and not same(a, c)
 
 
@@ -476,41 +599,64 @@ def test_the_seed_decides_the_first_weights():
 
 def test_a_recipe_round_trips_through_json():
     given = recipe(objects=(2, 4), seed=7, coordinates=False, precision="bf16", steps=9)
-    again = SceneRecipe.from_json(json.loads(json.dumps(as_json(given))))
+    again = SceneRecipe.from_json(json.loads(json.dumps(given.to_json())))
     assert again == given and isinstance(again.objects, tuple)
-    assert SceneRecipe.from_json({}) == SceneRecipe()
+    assert SceneRecipe.from_json({"kind": "scenes"}) == SceneRecipe()
 
 
-@pytest.mark.parametrize("extra", [{"colour": 1}, {"optimization": {"speed": 2}}, {"steps": 3}])
+@pytest.mark.parametrize("extra", [{"colour": 1}, {"training": {"speed": 2}}, {"steps": 3}])
 def test_an_unknown_field_of_a_recipe_is_one_line(extra):
     with pytest.raises(UserError) as error:
-        SceneRecipe.from_json(as_json(RECIPE) | extra)
-    error_line(error, "a recipe of", re.findall(r"colour|speed|steps", str(extra))[0])
+        SceneRecipe.from_json(RECIPE.to_json() | extra)
+    error_line(error, "fields of a", re.findall(r"colour|speed|steps", str(extra))[0])
 
 
 @pytest.mark.parametrize(
     "changes, parts",
     [
-        ({"modality": "sound"}, ("both, text or image", "'sound'")),
-        ({"fusion": "late"}, ("token-level fusion", "'late'", "grounding to 0")),
-        ({"fusion": "sum"}, ("merged", "'sum'")),
-        ({"preset": "huge"}, ("tiny, small, base", "'huge'")),
-        ({"preset": "base"}, ("64-pixel pictures", "base")),
+        ({"modality": "sound"}, ("both or text or image", "'sound'")),
         ({"objects": (0, 9)}, ("within 1 to 6", "(0, 9)")),
         ({"pictures": 0}, ("pictures of 1 or more", "got 0")),
         ({"questions": 0}, ("questions of 1 or more", "got 0")),
+        ({"text_layers": -1}, ("text_layers of 0 or more", "got -1")),
         ({"seed": -1}, ("seed of 0 or more", "got -1")),
+        ({"dense": -1.0}, ("dense of 0 or more", "got -1")),
+        ({"grounding": float("nan")}, ("grounding of 0 or more", "got nan")),
+        ({"location": float("inf")}, ("location of 0 or more", "got inf")),
+        ({"curriculum": float("nan")}, ("curriculum of 0 or more", "got nan")),
+        ({"curriculum": 1.0}, ("curriculum", "got 1.0")),
         ({"dropout": 1.0}, ("dropout", "got 1.0")),
         ({"accumulate": 3}, ("accumulate to divide 4 pictures", "got 3")),
+        ({"reference": "farthest"}, ("reference nearest or outermost", "farthest")),
     ],
     ids=str,
 )
-def test_a_recipe_that_cannot_be_run_is_one_line(changes, parts, monkeypatch):
+def test_a_recipe_of_figures_that_make_no_batch_is_one_line(changes, parts):
+    with pytest.raises(UserError) as error:
+        recipe(**changes)
+    error_line(error, *parts)
+
+
+@pytest.mark.parametrize(
+    "changes, parts",
+    [
+        ({"fusion": "late"}, ("token-level fusion", "grounding to 0")),
+        ({"fusion": "sum"}, ("merged", "'sum'")),
+        ({"preset": "huge"}, ("tiny, small, base", "'huge'")),
+        ({"preset": "base"}, ("64-pixel pictures", "base")),
+        ({"objects": (1, 3)}, ("objects for reference", "allow more objects")),
+    ],
+    ids=str,
+)
+def test_a_recipe_that_cannot_be_run_is_one_line_and_writes_nothing(
+    changes, parts, monkeypatch, tmp_path
+):
     # base would take gigabytes before its picture size is looked at
     monkeypatch.setattr(scene_task.MultimodalBert, "from_config", refuse_base)
     with pytest.raises(UserError) as error:
-        SceneTask(recipe(**changes))
+        train_scenes(recipe(**changes), tmp_path / "run", EXECUTION)
     error_line(error, *parts)
+    assert not (tmp_path / "run").exists()
 
 
 from_config = scene_task.MultimodalBert.from_config
@@ -529,16 +675,16 @@ def trained(tmp_path_factory):
     """A run of four steps, best after the second, with its report on twenty pictures."""
     out, scores = tmp_path_factory.mktemp("run") / "tiny", iter([0.9, 0.1])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SceneTask, "score", lambda task: {"overall": next(scores)})
-        patch.setattr(scene_task, "report", lambda task: report(task, 20))
-        result = train_scenes(recipe(), out)
+        patch.setattr(scene_run, "validation_score", lambda *given: {"overall": next(scores)})
+        patch.setattr(scene_run, "report", lambda *given: report(*given, 20))
+        result = train_scenes(recipe(), out, EXECUTION)
     return out, result
 
 
 def test_a_run_folder_holds_what_is_promised(trained):
     out, result = trained
     assert sorted(p.name for p in out.iterdir()) == [
-        "best", "last", "log.jsonl", "recipe.json", "report.json",
+        ".lock", "best", "last", "log.jsonl", "recipe.json", "report.json",
     ]  # fmt: skip
     written = json.loads((out / "report.json").read_text())
     assert written == json.loads(json.dumps(result))
@@ -547,36 +693,53 @@ def test_a_run_folder_holds_what_is_promised(trained):
     assert written["by_kind"]["overall"] == written["accuracy"]
     assert written["accuracy"]["n"] == 20 * 2
     assert written["held_out_combinations"]["overall"]["n"] == 50 * 2
-    assert written["recipe"] == as_json(recipe()) and written["seconds"] >= 0
+    assert written["recipe"] == recipe().to_json() and written["seconds"] >= 0
     assert [e["step"] for e in read_log(out / "log.jsonl") if "score" in e] == [2, 4]
 
 
 def test_the_report_is_about_the_best_weights(trained):
     out, result = trained
-    best, last = SceneTask(recipe()), SceneTask(recipe())
-    load_weights(out / "best", best.module)
-    load_weights(out / "last", last.module)
-    assert not same(best.module.state_dict(), last.module.state_dict())
-    task = load_task(out)
-    assert same(task.module.state_dict(), best.module.state_dict())
-    batch = held_out_questions("test", 20, task.recipe)
-    again = accuracy_by_kind(*answer_questions(task.model, batch))
-    assert again == result["by_kind"]
+    best, last = task_of(), task_of()
+    load_weights(out / "best", best)
+    load_weights(out / "last", last)
+    assert not same(best.state_dict(), last.state_dict())
+    again, task = load_run(out)
+    assert again == recipe() and same(task.state_dict(), best.state_dict())
+    batch = held_out_questions("test", 20, again.objects, again.questions)
+    assert accuracy_by_kind(*answer_questions(task.model, batch)) == result["by_kind"]
+    assert result["reference"] == reference_control(
+        task.model, held_out_scenes("test", 20, again.objects, again.questions)
+    )
 
 
-def test_the_score_is_of_the_validation_pictures(trained):
-    task = load_task(trained[0])
-    batch = held_out_questions("validation", 100, task.recipe)
-    scores = accuracy_by_kind(*answer_questions(task.model, batch))
-    assert task.score() == {name: value["mean"] for name, value in scores.items()}
-    kept = task._validation
-    assert task.score() and task._validation is kept, "drawn once"
+def test_the_score_that_chooses_is_of_the_validation_pictures(tmp_path, monkeypatch):
+    """Once drawn, with the other modality hidden; the figures are those of its accuracy."""
+    asked = []
+
+    def score(model, batch, modality):
+        asked.append((batch, modality))
+        return {"overall": 0.5}
+
+    monkeypatch.setattr(scene_run, "validation_score", score)
+    monkeypatch.setattr(scene_run, "report", lambda *given: {})
+    train_scenes(recipe(modality="text", reference="outermost"), tmp_path, EXECUTION)
+    (batch, modality), (again, _) = asked
+    wanted = held_out_questions("validation", 100, (1, 6), 2, reference="outermost")
+    assert all(torch.equal(x, batch[name]) for name, x in wanted.items())
+    assert modality == "text" and again is batch
+
+
+def test_a_score_is_the_accuracy_of_each_kind():
+    batch = collate(drawn(40))
+    stub = Stub(lambda ids, images: ids.sum(1) % len(ANSWERS))
+    wanted = accuracy_by_kind(*answer_questions(stub, batch))
+    assert validation_score(stub, batch) == {n: value["mean"] for n, value in wanted.items()}
 
 
 def test_another_recipe_in_the_same_folder_is_one_line(trained):
     with pytest.raises(UserError) as error:
-        train_scenes(recipe(seed=5), trained[0])
-    error_line(error, "a run of another recipe", "--resume")
+        train_scenes(recipe(seed=5), trained[0], EXECUTION)
+    error_line(error, "a run with another seed", "--resume")
 
 
 def picture(path, size=(64, 64), mode="RGB"):
@@ -586,7 +749,7 @@ def picture(path, size=(64, 64), mode="RGB"):
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L"])
 def test_an_answer_about_a_picture_file(mode, trained, tmp_path):
-    task = load_task(trained[0])
+    _, task = load_run(trained[0])
     given = answer_about(task, picture(tmp_path / "x.png", mode=mode), "is there a red circle")
     assert given in ANSWERS
 
@@ -594,13 +757,13 @@ def test_an_answer_about_a_picture_file(mode, trained, tmp_path):
 def test_the_model_is_asked_about_a_file_as_about_a_scene(trained, tmp_path, monkeypatch):
     """Pixels and words are bitwise those of a batch; the class is said as its word."""
     scene, (question,) = drawn(1, questions=1)[0]
-    batch, task, asked = tensors([(scene, [question])]), load_task(trained[0]), {}
+    batch, task, asked = collate([(scene, [question])]), load_run(trained[0])[1], {}
 
     def answer_yes(model, text, image):
         asked.update(model=model, text=text, image=image)
         return torch.tensor([ANSWER_INDEX["yes"]])
 
-    monkeypatch.setattr(scene_task, "predict", answer_yes)
+    monkeypatch.setattr(scene_run, "predict", answer_yes)
     Image.fromarray(render(scene)).save(tmp_path / "x.png")
     assert answer_about(task, tmp_path / "x.png", question.text) == "yes"
     assert asked["model"] is task.model
@@ -610,13 +773,13 @@ def test_the_model_is_asked_about_a_file_as_about_a_scene(trained, tmp_path, mon
 
 def test_a_picture_of_another_size_is_one_line(trained, tmp_path):
     with pytest.raises(UserError) as error:
-        answer_about(load_task(trained[0]), picture(tmp_path / "x.png", (80, 64)), "is there a")
+        answer_about(load_run(trained[0])[1], picture(tmp_path / "x.png", (80, 64)), "is there a")
     error_line(error, "64 × 64", "got 80 × 64")
 
 
 def test_a_broken_picture_is_one_line(trained, tmp_path):
     """Absent, empty, no picture, cut off, a folder, a bomb, and bytes changed at random."""
-    task = load_task(trained[0])
+    _, task = load_run(trained[0])
     whole = picture(tmp_path / "whole.png").read_bytes()
     rng, contents = np.random.default_rng(0), [b"", b"no picture", whole[:40], whole[:-200]]
     for _ in range(60):
@@ -642,7 +805,7 @@ def test_a_broken_picture_is_one_line(trained, tmp_path):
 def test_a_decompression_bomb_is_one_line(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(UserError) as error:
-        answer_about(load_task(trained[0]), picture(tmp_path / "x.png"), "is there a red circle")
+        answer_about(load_run(trained[0])[1], picture(tmp_path / "x.png"), "is there a red circle")
     error_line(error, "a picture file", "decompression bomb")
 
 

@@ -1,4 +1,4 @@
-"""Data sets: the reader's own table (`table`) and public sets, one small module each.
+"""Public data sets as zips: fetched, or found beside you, and checked.
 
 A public set is read from its public address, or from a compact copy where the environment variable
 MMLIB_DATA names a folder with NAME.zip (and SHA256SUMS beside it). Nothing of a set is in this
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import urllib.request
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
@@ -66,9 +67,10 @@ def _check_listed(file: Path) -> None:
     sums = file.parent / "SHA256SUMS"
     if not sums.is_file():
         return
-    listed = {
-        name.lstrip("*"): digest for digest, name in map(str.split, sums.read_text().splitlines())
-    }
+    lines = sums.read_text(encoding="utf-8", errors="replace").splitlines()
+    # "digest  name", as sha256sum writes it; a star before the name says that it read bytes
+    found_lines = (re.fullmatch(r"([0-9a-fA-F]{64}) [ *](.+)", line.rstrip()) for line in lines)
+    listed = {line[2]: line[1].lower() for line in found_lines if line}
     with open(file, "rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if listed.get(file.name) != found:

@@ -1,204 +1,132 @@
-"""Frozen features: each picture and text goes through its backbone once, and is kept on disk.
+"""Frozen features: each input goes through its backbone once, and is kept on disk.
 
 A frozen backbone gives the same features in every epoch and every fold, so they are computed once
-and cached in the run folder, in shards keyed by the content that they were computed from: after an
+and cached in the run folder, keyed one by one by the content that they were computed from: after an
 interruption, or with rows added, only what is new is computed.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
-from typing import cast
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
 
-from mmlib.attention import repeat_rows
-from mmlib.data.table import Row, picture_array
-from mmlib.encoders import Encoder, GridEncoder, TextEncoder, scale_pixels
-from mmlib.files import write_whole
-from mmlib.models import MultimodalBert
+from mmlib.data.cache import cached_rows
+from mmlib.data.frozen import FrozenColumn
+from mmlib.data.table import Row, word
 from mmlib.tokens import Tokens
 
-SHARD = 64
-ABSENT = 0  # the row of the features that stands for a picture, or a text, that is not there
+ABSENT = 0  # the entry of a stream that stands for an input that is not there
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The features of one modality for N rows.
+
+    value [1 + U, L, width] (half precision) and mask [1 + U, L] of U different inputs, length
+    [1 + U] of which are tokens and not padding at the end; index [N] says which belongs to a row.
+    Entry ABSENT is what stands for a missing input, so a missing modality is an index and nothing
+    else needs to know of it.
+    """
+
+    value: Tensor
+    mask: Tensor
+    length: Tensor
+    index: Tensor
+
+    @classmethod
+    def of(cls, absent: Tokens, values: Sequence[Tensor], index: Sequence[int]) -> Stream:
+        """The absent entry [1, L, width] and one [L, width] for each input, padded at the end."""
+        parts = [(absent.value[0], absent.mask[0])]
+        parts += [(value, torch.ones(len(value), dtype=torch.bool)) for value in values]
+        length = torch.tensor([len(value) for value, _ in parts])
+        longest = int(length.max())
+        return cls(
+            torch.stack([F.pad(value, (0, 0, 0, longest - len(value))) for value, _ in parts]),
+            torch.stack([F.pad(mask, (0, longest - len(mask))) for _, mask in parts]),
+            length,
+            torch.tensor(index, dtype=torch.long),
+        )
+
+    def tokens(self, entries: Tensor) -> Tokens:
+        """Entries [B] of the stream as Tokens [B, L, width], no longer than the longest of them."""
+        longest = int(self.length[entries].max())
+        return Tokens(self.value[entries, :longest].float(), self.mask[entries, :longest])
 
 
 @dataclass(frozen=True)
 class Features:
-    """Features of N rows: image [1 + U, L_i, width] and text [1 + V, L_t, width], half precision.
+    """The features of N rows, a `Stream` a modality; `cut` counts the inputs that were shortened.
 
-    U different pictures, V different texts; image_index and text_index [N] say which belongs to a
-    row. Entry ABSENT is a picture without a visible cell, and the empty text of which only [CLS] is
-    visible, so a missing modality is an index and nothing else needs to know of it. cut is the
-    number of texts that were longer than the limit.
+    Which modalities there are is known by the names alone.
     """
 
-    image: Tensor
-    image_index: Tensor
-    text: Tensor
-    text_mask: Tensor
-    text_index: Tensor
-    cut: int = 0
+    streams: Mapping[str, Stream]
+    cut: Mapping[str, int]
 
-    def tokens(self, text_index: Tensor, image_index: Tensor) -> tuple[Tokens, Tokens]:
-        """The backbones' tokens of a batch: text [B, L_t, width], image [B or 1, L_i, width]."""
-        if not image_index.any():  # one absent picture serves all the texts (see `repeat_rows`)
-            image_index = image_index[:1]
-        image = self.image[image_index].float()
-        present = (image_index != ABSENT)[:, None].expand(image.shape[:2])
-        mask = self.text_mask[text_index]
-        longest = int(mask.sum(1).max())  # texts are padded at their end
-        text = Tokens(self.text[text_index, :longest].float(), mask[:, :longest])
-        return text, Tokens(image, present)
+    def tokens(
+        self, rows: Tensor, shown: Iterable[str], exchanged: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tokens]:
+        """{modality: Tokens [B, L, width]} of these rows [B], for the modalities that are shown.
 
-    def pooled(self, image: bool, text: bool) -> Tensor:
-        """Mean of each modality's tokens side by side [N, width or widths]; zeros where missing."""
-        rows = torch.arange(len(self.image_index)).split(512)
-        means = []
-        for i in rows:
-            text_tokens, image_tokens = self.tokens(self.text_index[i], self.image_index[i])
-            image_mean = repeat_rows(image_tokens.mean(), len(i))
-            means.append(torch.cat([image_mean] * image + [text_tokens.mean()] * text, 1))
-        return torch.cat(means)
+        exchanged {modality: rows [B]} names other rows from which a modality is taken instead.
+        """
+        taken = exchanged or {}
+        return {
+            name: self.streams[name].tokens(self.streams[name].index[taken.get(name, rows)])
+            for name in shown
+        }
 
+    def pooled(self, shown: Sequence[str]) -> Tensor:
+        """Mean of each shown modality's tokens side by side [N, Σ width]; zeros where missing."""
+        return torch.cat([self._means[name] for name in shown], 1)
 
-class FromFeatures(nn.Module):
-    """A `MultimodalBert` that is given the numbers of its texts and pictures in `Features`.
-
-    So `train` and `predict` of the document serve it as they serve the whole model.
-    """
-
-    def __init__(self, model: MultimodalBert, features: Features):
-        super().__init__()
-        self.model, self.features = model, features
-
-    def forward(self, text_index: Tensor, image_index: Tensor) -> Tensor:
-        """text_index [B], image_index [B], ABSENT for what is missing → logits [B, C]."""
-        text, image = self.features.tokens(text_index, image_index)
-        given = {"text": text, "image": image}
-        encoders = {name: cast(Encoder, self.model.encoders[name]) for name in given}
-        return self.model.fuse(
-            {name: encoders[name].project(x) for name, x in given.items()}
-        ).logits
+    @cached_property
+    def _means(self) -> dict[str, Tensor]:
+        means = {}
+        for name, stream in self.streams.items():
+            entries = torch.arange(len(stream.value)).split(512)
+            means[name] = torch.cat([stream.tokens(e).mean() for e in entries])[stream.index]
+        return means
 
 
-def fingerprint(backbone: nn.Module) -> str:
-    """SHA-256 of the names and bytes of a network's tensors."""
-    digest = hashlib.sha256()
-    for name, value in backbone.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def extract(
-    text_encoder: TextEncoder,
-    image_encoder: GridEncoder,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[Row],
-    length: int,
-    folder: Path,
-) -> Features:
-    """The features of these rows by the encoders' backbones; finished shards come from `folder`.
-
-    length is the longest text in word pieces; what is longer is cut at its end, and counted.
-    """
-    pictures = {row.digest: row.picture for row in rows if row.picture is not None}
-    # texts of one length share a shard, so that little of it is padding
-    texts = [
-        "",
-        *sorted({row.text for row in rows if row.text}, key=lambda text: (len(text), text)),
-    ]
-    image = _picture_features(image_encoder, pictures, folder)
-    text, mask = _text_features(text_encoder, tokenizer, texts, length, folder)
-    mask[ABSENT, 1:] = False
-    picture_number = {digest: number for number, digest in enumerate(pictures, start=1)}
-    text_number = {text: number for number, text in enumerate(texts)}
+def extract(columns: Mapping[str, FrozenColumn], rows: Sequence[Row], folder: Path) -> Features:
+    """The features of these rows, a stream a column; what `folder` holds is not computed again."""
+    found = {name: _stream(name, column, rows, folder) for name, column in columns.items()}
     return Features(
-        image=image,
-        image_index=torch.tensor([picture_number.get(row.digest, ABSENT) for row in rows]),
-        text=text,
-        text_mask=mask,
-        text_index=torch.tensor([text_number[row.text] for row in rows]),
-        cut=sum(len(ids) > length for ids in tokenizer(texts, verbose=False)["input_ids"]),
+        {name: stream for name, (stream, _) in found.items()},
+        {name: cut for name, (_, cut) in found.items()},
     )
 
 
-def _picture_features(encoder: GridEncoder, pictures: dict[str, Path], folder: Path) -> Tensor:
-    """[1 + U, L_i, width]; the first is zero: no cell of it is ever visible."""
-    name = fingerprint(encoder.backbone)
-    cells, width = cast(Tensor, encoder.places).shape[0], encoder.proj.in_features
-    parts = [torch.zeros(1, cells, width, dtype=torch.float16)]
-    for shard in _shards(list(pictures), "pictures"):
+def _stream(
+    name: str, column: FrozenColumn, rows: Sequence[Row], folder: Path
+) -> tuple[Stream, int]:
+    """One modality's features, and how many inputs were cut."""
+    inputs = {row.content(name): row.inputs[name] for row in rows if name in row.inputs}
+    sized = dict(zip(inputs, column.sizes(list(inputs.values())), strict=True)) if inputs else {}
+    contents = sorted(inputs, key=lambda content: (sized[content], content))
+    key = column.key()
+    with tqdm(total=len(inputs), desc=word(name, many=True), unit="row", disable=None) as bar:
 
-        @torch.inference_mode()
-        def compute(shard: list[str] = shard) -> dict[str, Tensor]:
-            arrays = [picture_array(pictures[digest], encoder.image_size) for digest in shard]
-            batch = torch.stack([torch.from_numpy(array) for array in arrays])
-            batch = scale_pixels(batch).contiguous(memory_format=torch.channels_last)
-            return {"value": encoder.features(batch).value.half()}
+        def compute(places: list[int]) -> list[Tensor]:
+            """One batch for each number of tokens, so that nothing is padded."""
+            found: list[Tensor] = []
+            for _, group in groupby(places, key=lambda i: sized[contents[i]][0]):
+                found += column.features([inputs[contents[i]] for i in group])
+            bar.update(len(places))
+            return found
 
-        key = ["picture", name, str(encoder.image_size), *shard]
-        parts.append(remembered(folder, key, compute)["value"])
-    return torch.cat(parts)
-
-
-def _text_features(
-    encoder: TextEncoder,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: list[str],
-    length: int,
-    folder: Path,
-) -> tuple[Tensor, Tensor]:
-    """[1 + V, L_t, width] and the mask [1 + V, L_t], padded to the longest text."""
-    name = fingerprint(encoder.backbone)
-    parts = []
-    for shard in _shards(texts, "texts"):
-
-        @torch.inference_mode()
-        def compute(shard: list[str] = shard) -> dict[str, Tensor]:
-            batch = tokenizer(
-                shard, padding=True, truncation=True, max_length=length, return_tensors="pt"
-            )
-            tokens = encoder.features(batch)
-            return {"value": tokens.value.half(), "mask": tokens.mask}
-
-        parts.append(remembered(folder, ["text", name, str(length), *shard], compute))
-    longest = max(part["mask"].shape[1] for part in parts)
-    value = [F.pad(p["value"], (0, 0, 0, longest - p["value"].shape[1])) for p in parts]
-    mask = [F.pad(p["mask"], (0, longest - p["mask"].shape[1])) for p in parts]
-    return torch.cat(value), torch.cat(mask)
-
-
-def _shards(items: list[str], name: str) -> list[list[str]]:
-    shards = [items[start : start + SHARD] for start in range(0, len(items), SHARD)]
-    return tqdm(shards, desc=name, unit_scale=SHARD, unit=name[:-1], disable=None)
-
-
-def remembered(
-    folder: Path, key: Sequence[str], compute: Callable[[], dict[str, Tensor]]
-) -> dict[str, Tensor]:
-    """What `compute` gives, from the file in `folder` that an earlier call with this key wrote.
-
-    The file appears whole or not at all; one that was damaged later is computed again.
-    """
-    digest = hashlib.sha256("\0".join(key).encode()).hexdigest()[:24]
-    file = folder / f"{digest}.safetensors"
-    if file.is_file():
-        try:
-            return load_file(file)
-        except SafetensorError:
-            file.unlink()
-    tensors = {name: value.contiguous() for name, value in compute().items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(file, save(tensors))
-    return tensors
+        keys = ["\0".join([*key, content]) for content in contents]
+        values = dict(zip(contents, cached_rows(folder, keys, compute), strict=True))
+    entry = {content: number for number, content in enumerate(inputs, start=1)}
+    index = [entry[row.content(name)] if name in row.inputs else ABSENT for row in rows]
+    stream = Stream.of(column.absent(), [values[content] for content in inputs], index)
+    return stream, sum(was_cut for _, was_cut in sized.values())

@@ -1,47 +1,56 @@
-"""The reader's own table: a CSV with a column of picture files, one of texts, one of labels.
+"""The reader's own table: a CSV with a column for each modality and one of labels.
 
-Cells are text and stay text: "None" and "NA" are words. An empty picture or text cell is a modality
-that is missing in that row, and the row is kept. What cannot be used (a picture that is broken, a
-label that is empty) is a `Problem` with the number of its row as a spreadsheet shows it; all are
-found before anything is trained.
+Cells are text and stay text: "None" and "NA" are words. An empty cell is a modality that is missing
+in that row, and the row is kept. What cannot be used (a picture that is broken, a label that is
+empty) is a `Problem` with the number of its row as a spreadsheet shows it; all are found before
+anything is trained.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
-import warnings
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
+from mmlib.data.pictures import read_picture
 from mmlib.errors import UserError, expected
 
 # Above this share of unusable rows the column or the folder is wrong, not the pictures.
 MAX_UNUSABLE = 0.2
-SHOWN = 10
+LISTED = 10  # problems that a line names
+WORDS = {"image": ("picture", "pictures"), "text": ("text", "texts")}
+
+
+def word(modality: str, many: bool = False) -> str:
+    """A modality as a sentence names it: "image" is a picture, others go by their names."""
+    return WORDS.get(modality, (modality, modality))[many]
 
 
 @dataclass(frozen=True)
 class Row:
     """One row of a table.
 
-    `number` counts from the header, which is row 1; `picture` is None and `text` "" where missing.
-    `group` names what must not be divided between training and test; a row whose group cell is
-    empty is a group of its own. `digest` is the SHA-256 of the picture's bytes, "" without one.
+    `number` counts from the header, which is row 1. `inputs` holds what the row has by modality
+    ("image": a path, "text": a string); a modality that is missing is not in it. `group` names what
+    must not be divided between training and test; a row whose group cell is empty is a group of
+    its own. `digests` holds the SHA-256 of an input that is a file.
     """
 
     number: int
-    picture: Path | None
-    text: str
+    inputs: Mapping[str, Any]
     label: str
     group: str
-    digest: str = ""
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+    def content(self, modality: str) -> str:
+        """What tells an input from others: a file's SHA-256, else the input itself; "" if missing."""
+        return self.digests.get(modality, str(self.inputs.get(modality, "")))
 
 
 @dataclass(frozen=True)
@@ -54,11 +63,12 @@ class Problem:
 
 @dataclass(frozen=True)
 class Table:
-    """The usable rows of a CSV and the problems of the others."""
+    """The usable rows of a CSV and the problems of the others; the modalities in their order."""
 
     path: Path
+    modalities: tuple[str, ...]
     rows: tuple[Row, ...]
-    problems: tuple[Problem, ...]
+    problems: tuple[Problem, ...] = ()
 
     @property
     def classes(self) -> list[str]:
@@ -66,59 +76,85 @@ class Table:
         return sorted({row.label for row in self.rows})
 
 
+def _picture_cell(cell: str, folder: Path) -> tuple[Path, str]:
+    path = folder / cell
+    read_picture(path)
+    with open(path, "rb") as stream:
+        return path, hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _text_cell(cell: str, folder: Path) -> tuple[str, str]:
+    return cell, ""
+
+
+# How a cell of each modality is read: (cell, folder of the CSV) → (input, digest of its file).
+CELLS: dict[str, Callable[[str, Path], tuple[Any, str]]] = {
+    "image": _picture_cell,
+    "text": _text_cell,
+}
+
+
 def read_table(
     path: str | Path,
-    image_column: str,
-    text_column: str,
+    inputs: Mapping[str, str],
     label_column: str | None = None,
     group_column: str | None = None,
     labels_needed: bool = True,
 ) -> Table:
     """Reads a CSV (UTF-8, with or without a byte-order mark; quoted line breaks are kept).
 
-    Pictures are paths relative to the CSV's folder, or absolute; each is opened and decoded here.
-    Without a label column labels are ""; with one, an empty label makes a row unusable unless
-    `labels_needed` is False (new rows, to be predicted). Rows without any content are passed over.
+    `inputs` names the column of each modality: {"image": "photo", "text": "title"}. Pictures are
+    paths relative to the CSV's folder, or absolute; each is opened and decoded here. Without a
+    label column labels are ""; with one, an empty label makes a row unusable unless `labels_needed`
+    is False (new rows, to be predicted). Rows without any content are passed over.
 
     Raises UserError where the file is missing, empty, not UTF-8, or lacks a column (all that are
     lacking are named). Rows that cannot be used are listed in `problems`, never dropped unsaid.
     """
     path = Path(path)
     header, records = _records(path)
-    wanted = [c for c in (image_column, text_column, label_column, group_column) if c is not None]
+    wanted = [*inputs.values(), *(c for c in (label_column, group_column) if c is not None)]
     missing = [column for column in dict.fromkeys(wanted) if column not in header]
     if missing:
-        remedy = "name existing columns" if len(header) > 1 else "separate the columns by commas"
+        joined = len(header) == 1 and any(mark in header[0] for mark in ";\t|")
+        remedy = "separate the columns by commas" if joined else "name existing columns"
         raise expected(
             f"columns {_names(missing)} in {path.name}", f"columns {_names(header)}", remedy
         )
     rows, problems = [], []
-    for number, cells in enumerate(
-        tqdm(records, desc="reading", unit="row", disable=None), start=2
-    ):
-        if not any(cells):
-            continue
+    for number, cells in tqdm(records, desc="reading", unit="row", disable=None):
         if len(cells) != len(header):
             problems.append(Problem(number, f"{len(cells)} cells under {len(header)} columns"))
             continue
-        cell = dict(zip(header, cells, strict=True))
-        group = cell[group_column].strip() if group_column else ""
-        row = Row(
-            number=number,
-            picture=path.parent / cell[image_column].strip()
-            if cell[image_column].strip()
-            else None,
-            text=cell[text_column].strip(),
-            label=cell[label_column].strip() if label_column else "",
-            group=f"group {group}" if group else f"row {number}",
+        cell = dict(zip(header, map(str.strip, cells), strict=True))
+        label = cell[label_column] if label_column else ""
+        group = cell[group_column] if group_column else ""
+        if label_column is not None and labels_needed and not label:
+            problems.append(Problem(number, "no label"))
+            continue
+        try:
+            found = {
+                modality: CELLS[modality](cell[column], path.parent)
+                for modality, column in inputs.items()
+                if cell[column]
+            }
+        except UserError as error:
+            problems.append(Problem(number, str(error)))
+            continue
+        if not found:
+            words = " nor ".join(word(modality) for modality in inputs)
+            problems.append(Problem(number, f"neither {words}"))
+            continue
+        rows.append(
+            Row(
+                number=number,
+                inputs={modality: value for modality, (value, _) in found.items()},
+                label=label,
+                group=f"group {group}" if group else f"row {number}",
+                digests={modality: digest for modality, (_, digest) in found.items() if digest},
+            )
         )
-        unlabelled = label_column is not None and labels_needed and not row.label
-        reason = "no label" if unlabelled else _unusable(row)
-        if reason:
-            problems.append(Problem(number, reason))
-        else:
-            rows.append(row if row.picture is None else replace(row, digest=_digest(row.picture)))
-    return Table(path, tuple(rows), tuple(problems))
+    return Table(path, tuple(inputs), tuple(rows), tuple(problems))
 
 
 def columns(path: str | Path) -> list[str]:
@@ -126,13 +162,14 @@ def columns(path: str | Path) -> list[str]:
     return _records(Path(path))[0]
 
 
-def _records(path: Path) -> tuple[list[str], list[list[str]]]:
-    """The header and the rows, as lists of cells; empty ones at the end are left out."""
-    if not path.is_file():
-        raise expected("a CSV file", f"no file {path}", "check the path")
+def _records(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header, and the cells of each row that has any with its number in the file.
+
+    Rows without any content before the header do not count as one, but are numbered.
+    """
     try:
         with open(path, encoding="utf-8-sig", newline="") as stream:
-            records = list(csv.reader(stream, strict=True))
+            read = [(n, cells) for n, cells in _numbered(csv.reader(stream, strict=True))]
     except UnicodeDecodeError as error:
         raise expected(
             f"{path.name} in UTF-8", f"byte {error.start} that is not", "save it as CSV UTF-8"
@@ -141,15 +178,21 @@ def _records(path: Path) -> tuple[list[str], list[list[str]]]:
         raise expected(
             f"{path.name} as CSV", str(error), "quote cells that hold quotes or line breaks"
         ) from None
-    while records and not any(records[-1]):
-        records.pop()
-    if len(records) < 2:
+    except FileNotFoundError:
+        raise expected("a CSV file", f"no file {path}", "check the path") from None
+    except IsADirectoryError:
+        raise expected("a CSV file", f"the folder {path}", "name the file in it") from None
+    except PermissionError:
+        raise expected(
+            f"a CSV file that may be read at {path}", "no permission", "change its permissions"
+        ) from None
+    if len(read) < 2:
         raise expected(
             f"a header and rows in {path.name}",
-            f"{len(records)} rows",
+            f"{len(read)} rows",
             "write the columns' names first",
         )
-    header = [name.strip() for name in records[0]]
+    header = [name.strip() for name in read[0][1]]
     twice = [name for name, count in Counter(header).items() if count > 1]
     if twice:
         raise expected(
@@ -157,86 +200,22 @@ def _records(path: Path) -> tuple[list[str], list[list[str]]]:
             f"{_names(twice)} more than once",
             "rename one of them",
         )
-    return header, records[1:]
+    return header, read[1:]
+
+
+def _numbered(records: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
+    """The rows with any content, numbered as a spreadsheet does."""
+    return ((n, cells) for n, cells in enumerate(records, start=1) if any(map(str.strip, cells)))
 
 
 def _names(names: Sequence[str]) -> str:
     return ", ".join(f"'{name}'" for name in names)
 
 
-def _unusable(row: Row) -> str:
-    """Why a row cannot be used, in one phrase; empty where it can."""
-    if row.picture is None:
-        return "" if row.text else "neither picture nor text"
-    try:
-        read_picture(row.picture)
-    except UserError as error:
-        return str(error)
-    return ""
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def read_picture(path: Path, side: int = 64) -> Image.Image:
-    """A picture as a person sees it on white paper: RGB, upright.
-
-    A JPEG may be decoded smaller than its file, but not below `side` pixels.
-    Transparency is laid on white, 16-bit grey is scaled to 8 bits, CMYK and palettes are converted,
-    the EXIF orientation is applied; of an animation the first frame is taken.
-
-    Raises UserError, naming the file, where it is missing, broken, or has so many pixels that
-    decoding it could exhaust the memory (Pillow's limit).
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                picture.draft(None, (2 * side, 2 * side))  # a JPEG is decoded no larger than needed
-                return _on_white(ImageOps.exif_transpose(picture))
-    except FileNotFoundError:
-        raise UserError(f"no file {path}") from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise UserError(
-            f"{path} has more than {Image.MAX_IMAGE_PIXELS:,} pixels; reduce it"
-        ) from None
-    except UnidentifiedImageError:
-        raise UserError(f"{path} is not a picture") from None
-    except Exception as error:  # a broken file can raise nearly anything in a decoder
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise UserError(f"{path} is broken ({reason})") from None
-
-
-def _on_white(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would cut it off at 255
-        grey = np.asarray(picture).astype(np.float64)
-        top = 255 if picture.mode == "I" and grey.max(initial=0) <= 255 else 65535
-        return Image.fromarray((grey.clip(0, top) * (255 / top)).round().astype(np.uint8)).convert(
-            "RGB"
-        )
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert(
-            "RGB"
-        )
-    return picture.convert("RGB")
-
-
-def picture_array(path: Path, side: int) -> np.ndarray:
-    """The whole picture as uint8 [3, side, side]: nothing is cropped, the proportions may change.
-
-    Raises UserError as `read_picture` does.
-    """
-    square = read_picture(path, side).resize((side, side), Image.Resampling.BICUBIC)
-    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
-
-
 def describe(problems: Sequence[Problem]) -> str:
     """The first few problems in one line, with the number of the others."""
-    shown = "; ".join(f"row {problem.row}: {problem.reason}" for problem in problems[:SHOWN])
-    return shown + (f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else "")
+    shown = "; ".join(f"row {problem.row}: {problem.reason}" for problem in problems[:LISTED])
+    return shown + (f"; and {len(problems) - LISTED} more" if len(problems) > LISTED else "")
 
 
 def check_trainable(table: Table, folds: int) -> None:
@@ -273,19 +252,17 @@ def check_trainable(table: Table, folds: int) -> None:
 
 
 def leaks(table: Table) -> dict[str, int]:
-    """What a split by group would let through: rows whose picture or text is in another group too.
+    """What a split by group would let through: {modality: rows whose input is in another group too}.
 
-    Counted as {"pictures": byte-identical pictures, "texts": identical texts}; both are rows.
+    Pictures are compared by their bytes, words without regard to capitals.
     """
     counts = {}
-    for name, key in (
-        ("pictures", lambda row: row.digest),
-        ("texts", lambda row: row.text.casefold()),
-    ):
+    for modality in table.modalities:
+        contents = [row.content(modality).casefold() for row in table.rows]
         groups = defaultdict(set)
-        for row in table.rows:
-            groups[key(row)].add(row.group)
-        counts[name] = sum(1 for row in table.rows if key(row) and len(groups[key(row)]) > 1)
+        for content, row in zip(contents, table.rows, strict=True):
+            groups[content].add(row.group)
+        counts[modality] = sum(1 for c in contents if c and len(groups[c]) > 1)
     return counts
 
 

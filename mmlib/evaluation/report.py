@@ -1,13 +1,12 @@
 """Does fusion help? The report of a cross-validation, with the one sentence that answers it.
 
-The sentence is computed. It never compares with "the better single modality": which of the two is
-better would be chosen by the scores that it is then judged by, and the better of two noisy scores
-is too high. Fusion helps where it beats both.
+The sentence is computed. It never compares with "the best single modality": which of them is the
+best would be chosen by the scores that it is then judged by, and the best of several noisy scores
+is too high. Fusion helps where it beats every one of them.
 """
 
 from __future__ import annotations
 
-import math
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,63 +17,79 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmlib.data.table import Problem, Table, describe, leaks
-from mmlib.evaluation import Interval, balanced_accuracy, interval
+from mmlib.data.table import Problem, Table, describe, leaks, word
+from mmlib.errors import expected
+from mmlib.evaluation.controls import shown_sets
+from mmlib.evaluation.intervals import (
+    Interval,
+    balanced_accuracy,
+    clip_interval,
+    fold_interval,
+    format_interval,
+)
 
-SINGLES = {"image_only": "the picture alone", "text_only": "the text alone"}
 PACKAGES = ("torch", "transformers", "scikit-learn", "numpy", "pillow")
 
 
-def fold_interval(values: Sequence[float], level: float = 0.95) -> Interval:
-    """Mean and interval of one figure a fold, {"mean", "low", "high", "n"}, units of the values.
-
-    Folds share their training rows, so their scores are not independent and a plain t interval is
-    too narrow. Each half is widened by √(1 + k / (k − 1)), k folds: the variance is taken as
-    (1/k + n_test / n_train) s² instead of s² / k. A bootstrap over groups would keep the trained
-    models fixed, and so leave out how much they change with their training rows.
-    Source: Nadeau & Bengio (2003), eq. 8, for k folds: n_test / n_train = 1 / (k − 1).
-    """
-    plain = interval(values, level)
-    k = len(values)
-    wider = math.sqrt(1 + k / (k - 1)) if k > 1 else 1.0
-    half = (plain["high"] - plain["mean"]) * wider
-    return {**plain, "low": plain["mean"] - half, "high": plain["mean"] + half}
+def listed(words: Sequence[str]) -> str:
+    """Words as a sentence lists them: "picture, text and sound"."""
+    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
 
 
-def score_interval(values: Sequence[float]) -> Interval:
-    """`fold_interval` of scores, cut to the range from 0 to 1 in which a score can lie."""
-    found = fold_interval(values)
-    return {**found, "low": max(0.0, found["low"]), "high": min(1.0, found["high"])}
+def names_of(modalities: Sequence[str]) -> dict[str, str]:
+    """{key of the report: what a reader calls it}, in the order of the report's lines."""
+    together = listed([word(m) for m in modalities])
+    shown = {"all": together}
+    for key, (first, *_) in list(shown_sets(modalities).items())[1:]:
+        if key.startswith("only_"):
+            shown[key] = f"{word(first)} alone"
+        else:
+            shown[key] = f"without {word(key.removeprefix('without_'))}"
+    exchanged = {f"exchanged_{m}": f"{word(m, many=True)} exchanged" for m in modalities}
+    probes = {f"probe_{key}": f"linear, {words}" for key, words in shown.items()}
+    return {**shown, **exchanged, **probes, "majority": "most frequent label"}
 
 
-def sentence(both: Sequence[float], singles: Mapping[str, Sequence[float]]) -> str:
+def sentence(scores: Mapping[str, Sequence[float]], modalities: Sequence[str]) -> str:
     """Whether fusion helps, from the scores of each fold: balanced accuracy from 0 to 1.
 
-    "Helps": both is above each of `singles` (a name, its scores), the whole 95 % interval of each
-    paired difference above 0; as all must hold, testing several makes a false "helps" no likelier.
+    scores {"all": [k], "only_M": [k] for each modality, and with three or more "without_M": [k]}.
+
+    "Helps": all together are above each modality alone, the whole 95 % interval of each paired
+    difference above 0; as all must hold, testing several makes a false "helps" no likelier.
     "Hurts": one difference lies below 0; as one suffices, its level is raised by Bonferroni.
     Otherwise the sentence says that the difference cannot be told from 0, and how wide it may be.
+    With three or more it goes on with what each adds to the others.
     """
-    differences = {
-        name: [b - s for b, s in zip(both, scores, strict=True)] for name, scores in singles.items()
-    }
-    told = {name: fold_interval(d) for name, d in differences.items()}
-    strict = {name: fold_interval(d, 1 - 0.05 / len(told)) for name, d in differences.items()}
-    worse = [name for name in told if strict[name]["high"] < 0]
-    unsure = [name for name in told if told[name]["low"] <= 0]
+    gains = {f"the {word(m)} alone": _gain(scores, f"only_{m}") for m in modalities}
+    told = {name: fold_interval(gain) for name, gain in gains.items()}
+    strict = {name: fold_interval(gain, 1 - 0.05 / len(gains)) for name, gain in gains.items()}
+    worse = {name: found for name, found in strict.items() if found["high"] < 0}
+    unsure = {name: found for name, found in told.items() if found["low"] <= 0}
     if worse:
-        text, shown = "Fusion hurts", {name: strict[name] for name in worse}
+        verdict, shown = "Fusion hurts", worse
     elif unsure:
-        text, shown = "Fusion does not help by an amount we can tell", {n: told[n] for n in unsure}
+        verdict, shown = "Fusion does not help by an amount we can tell", unsure
     else:
-        text, shown = "Fusion helps", told
-    amounts = " and ".join(f"{_points(gain)} over {name}" for name, gain in shown.items())
-    return f"{text}: picture and text together gain {amounts} ({len(both)} folds)."
+        verdict, shown = "Fusion helps", told
+    amounts = listed([f"{_points(found)} over {name}" for name, found in shown.items()])
+    together = listed([word(m) for m in modalities])
+    added = [
+        f"{word(m)} adds {_points(fold_interval(_gain(scores, f'without_{m}')))}"
+        for m in modalities
+        if f"without_{m}" in scores
+    ]
+    more = f"; to the others {listed(added)}" if added else ""
+    return f"{verdict}: {together} together gain {amounts}{more} ({len(scores['all'])} folds)."
+
+
+def _gain(scores: Mapping[str, Sequence[float]], name: str) -> list[float]:
+    return [a - b for a, b in zip(scores["all"], scores[name], strict=True)]
 
 
 def _points(gain: Interval) -> str:
-    mean, low, high = (f"{100 * gain[key]:+.1f}" for key in ("mean", "low", "high"))
-    return f"{mean} points [{low}, {high}] of balanced accuracy".replace("-", "−")
+    mean, ends = format_interval(gain, sign=True).split(" ", 1)
+    return f"{mean} points {ends} of balanced accuracy"
 
 
 def report_of(
@@ -83,8 +98,9 @@ def report_of(
     """The report of k folds: the sentence, scores, controls, gains, and what mars the rows.
 
     target [N] classes; tests: the test rows of each fold; outcomes: the classes that each model and
-    control predicted for them. Scores are means over folds with `fold_interval`; the controls and
-    the differences (both − one) are of balanced accuracy, `controls_accuracy` of accuracy.
+    control predicted for them, by the keys of `names_of`. Scores are means over folds with
+    `fold_interval`; the controls and the differences (all − one) are of balanced accuracy,
+    `controls_accuracy` of accuracy; `probe_gain_over` is the linear probe's own.
     """
     accuracy: dict[str, list[float]] = {name: [] for name in outcomes[0]}
     balanced: dict[str, list[float]] = {name: [] for name in outcomes[0]}
@@ -92,34 +108,33 @@ def report_of(
         for name, prediction in outcome.items():
             accuracy[name].append((prediction == target[test]).double().mean().item())
             balanced[name].append(balanced_accuracy(prediction.tolist(), target[test].tolist()))
-    controls = [name for name in balanced if name != "both"]
-    over = {
-        name: [b - s for b, s in zip(balanced["both"], balanced[name], strict=True)]
-        for name in controls
-    }
-    probe = [
-        b - s for b, s in zip(balanced["probe_both"], balanced["probe_image_only"], strict=True)
-    ]
+    controls = [name for name in balanced if name != "all"]
+    probes = {name.removeprefix("probe_"): x for name, x in balanced.items() if "probe_" in name}
     return {
-        "sentence": sentence(
-            balanced["both"], {words: balanced[name] for name, words in SINGLES.items()}
-        ),
-        "accuracy": score_interval(accuracy["both"]),
-        "balanced_accuracy": score_interval(balanced["both"]),
+        "sentence": sentence(balanced, table.modalities),
+        "modalities": list(table.modalities),
+        "accuracy": score_interval(accuracy["all"]),
+        "balanced_accuracy": score_interval(balanced["all"]),
         "controls": {name: score_interval(balanced[name]) for name in controls},
         "controls_accuracy": {name: score_interval(accuracy[name]) for name in controls},
-        "gain_over": {name: fold_interval(over[name]) for name in controls},
-        "probe_gain_over_image_only": fold_interval(probe),
+        "gain_over": {name: fold_interval(_gain(balanced, name)) for name in controls},
+        "probe_gain_over": {
+            name: fold_interval(_gain(probes, name)) for name in probes if name != "all"
+        },
         "folds": {"balanced_accuracy": balanced, "accuracy": accuracy},
         "by_class": by_class(table, target, tests, outcomes),
         "rows": len(table.rows),
-        "without_picture": sum(row.picture is None for row in table.rows),
-        "without_text": sum(not row.text for row in table.rows),
+        "missing": {m: sum(m not in row.inputs for row in table.rows) for m in table.modalities},
         "groups": len({row.group for row in table.rows}),
         "unusable": [asdict(problem) for problem in table.problems],
         "warnings": warnings_of(table),
         "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
     }
+
+
+def score_interval(values: Sequence[float]) -> Interval:
+    """`fold_interval` of scores, cut to the range from 0 to 1 in which a score can lie."""
+    return clip_interval(fold_interval(values))
 
 
 def by_class(
@@ -132,7 +147,7 @@ def by_class(
     rows = torch.cat(list(tests))
     right = {
         name: torch.cat([outcome[name] for outcome in outcomes]) == target[rows]
-        for name in ("both", *SINGLES)
+        for name in shown_sets(table.modalities)
     }
     counts = Counter(row.label for row in table.rows)
     return {
@@ -149,50 +164,49 @@ def warnings_of(table: Table) -> list[str]:
     lines = []
     found = leaks(table)
     if all(row.group.startswith("row ") for row in table.rows):
-        found.pop("texts")  # that words come again is no leak where nobody asked for new ones
+        found.pop("text", None)  # that words come again is no leak where nobody asked for new ones
         lines.append(
             "no group column: rows were divided at random, so where rows share a name, a source or "
             "a day the scores are too high; name one with --group-column"
         )
-    for kind, count in found.items():
+    for modality, count in found.items():
         if count:
             lines.append(
-                f"{count} of {len(table.rows)} rows have {kind} that occur in another group, so a "
-                "model may have seen in training what it is tested on"
+                f"{count} of {len(table.rows)} rows have {word(modality, many=True)} that occur in "
+                "another group, so a model may have seen in training what it is tested on"
             )
     return lines
 
 
-NAMES = {
-    "both": "picture and text",
-    "image_only": "picture alone",
-    "text_only": "text alone",
-    "shuffled": "pictures exchanged",
-    "probe_both": "linear, picture and text",
-    "probe_image_only": "linear, picture alone",
-    "probe_text_only": "linear, text alone",
-    "majority": "most frequent label",
-}
-
-
 def describe_report(report: Mapping[str, Any]) -> str:
-    """The report as lines to read: scores and controls in percent, warnings, the sentence."""
-    balanced = {"both": report["balanced_accuracy"], **report["controls"]}
-    plain = {"both": report["accuracy"], **report["controls_accuracy"]}
+    """The report as lines to read: scores and controls in percent, warnings, the sentence.
+
+    Raises UserError where it is no report of a table's run.
+    """
+    try:
+        return "\n".join(_lines(report))
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise expected(
+            "the report of a run on a table",
+            f"one that is damaged ({type(error).__name__}: {error})",
+            "copy report.json anew, or train again",
+        ) from None
+
+
+def _lines(report: Mapping[str, Any]) -> list[str]:
+    balanced = {"all": report["balanced_accuracy"], **report["controls"]}
+    plain = {"all": report["accuracy"], **report["controls_accuracy"]}
     problems = [Problem(**problem) for problem in report["unusable"]]
-    lines = [f"{'%':<26}{'balanced accuracy':<24}accuracy"]
-    for name, words in NAMES.items():
-        lines.append(f"{words:<26}{_percent(balanced[name]):<24}{_percent(plain[name])}")
-    lines.append(
-        f"{report['rows']} rows in {report['groups']} groups, {report['without_picture']} without "
-        f"picture, {report['without_text']} without text, {report['texts_cut']} texts cut."
-    )
+    names = {k: words for k, words in names_of(report["modalities"]).items() if k in balanced}
+    width = max(26, *(len(words) + 2 for words in names.values()))
+    lines = [f"{'%':<{width}}{'balanced accuracy':<24}accuracy"]
+    for name, words in names.items():
+        scores = [format_interval(scores[name]) for scores in (balanced, plain)]
+        lines.append(f"{words:<{width}}{scores[0]:<24}{scores[1]}")
+    counts = [f"{n} without {word(modality)}" for modality, n in report["missing"].items()]
+    counts += [f"{n} {word(m, many=True)} cut" for m, n in report["cut"].items() if n]
+    lines.append(f"{report['rows']} rows in {report['groups']} groups, {', '.join(counts)}.")
     if problems:
         lines.append(f"{len(problems)} rows not used: {describe(problems)}.")
     lines += [f"Warning: {line}." for line in report["warnings"]]
-    return "\n".join([*lines, report["sentence"]])
-
-
-def _percent(score: Interval) -> str:
-    mean, low, high = (f"{100 * score[key]:.1f}" for key in ("mean", "low", "high"))
-    return f"{mean} [{low}, {high}]"
+    return [*lines, report["sentence"]]

@@ -1,8 +1,8 @@
 """Training on the reader's own table, and the answer to the question whether fusion helps.
 
-Picture and text go through frozen backbones once (`mmlib.data.features`); what is trained is the
-rest of `MultimodalBert`: projections, fusion layers, head. The same model is trained with both
-modalities, with the picture alone and with the text alone, on each of k folds; every score is of
+Each modality goes through a frozen backbone once (`mmlib.data.features`); what is trained is the
+rest of the model: projections, fusion layers, head. The same model is trained with all modalities
+and with each alone (with three or more, also without each) on each of k folds; every score is of
 rows that the model has not seen, in groups it has not seen. No choice is made by a test fold: the
 number of epochs is fixed by the recipe.
 """
@@ -11,239 +11,272 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
+import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
-from mmlib.data.features import ABSENT, Features, FromFeatures, remembered
-from mmlib.data.table import Table, check_trainable, read_table
+from mmlib.data.cache import cached
+from mmlib.data.features import Features, extract
+from mmlib.data.folds import split
+from mmlib.data.table import LISTED, Row, Table, check_trainable, read_table
+from mmlib.data.table_batches import TableBatches
 from mmlib.errors import expected
+from mmlib.evaluation.controls import derangement, shown_sets
 from mmlib.evaluation.report import describe_report, report_of
 from mmlib.files import write_whole
-from mmlib.generation import predict
-from mmlib.tasks.table import Backbones, TableRecipe, predict_rows, predict_table, save_model
-from mmlib.training.fit import Interrupted, Optimization, key, train
+from mmlib.tasks.table import TableTask, balanced_weights
+from mmlib.tasks.table_model import keys, load_columns, predict_table, probabilities
+from mmlib.tasks.table_recipe import TableRecipe
+from mmlib.training.checkpoint import save_checkpoint
+from mmlib.training.config import Execution, TrainingConfig
+from mmlib.training.fit import fit, start
+from mmlib.training.interrupts import Interrupted
+from mmlib.training.run_folder import RunFolder
+from mmlib.training.seeds import derive_seed
 
 __all__ = [
-    "Backbones",
     "CrossValidation",
     "TableRecipe",
     "describe_report",
-    "predict_rows",
     "predict_table",
     "train_table",
 ]
 
-# what each trained model is shown: (picture, text)
-SHOWN = {"both": (True, True), "image_only": (True, False), "text_only": (False, True)}
+# the features lie in memory: a worker would copy them to save nothing
+ALONE = Execution(workers=0)
 
 
-def train_table(recipe: TableRecipe, out: Path) -> dict[str, Any]:
+def train_table(recipe: TableRecipe, out: Path, execution: Execution = ALONE) -> dict[str, Any]:
     """Trains on a table and writes the run folder; returns the report, which is report.json too.
 
-    The folder holds recipe.json, log.jsonl, report.json, best/ and last/model.safetensors (the
-    same: the final model is trained on every row, so none is left to choose an epoch by), and the
-    caches features/ and folds/, by which a run that was cut off goes on: call again with the same
-    recipe and folder.
+    The folder holds recipe.json, table.json (which rows), report.json, best/model.safetensors (the
+    final model is trained on every row, so none is left to choose a step by), a folder with
+    log.jsonl for each model, and the caches features/ and folds/. A run that was cut off goes on
+    where it was: call again with the same recipe and folder. A finished one is not trained again.
 
     Raises UserError where the table cannot be learned from, the weights cannot be found, or the
-    folder holds a run of another recipe; Interrupted after Ctrl-C.
+    folder holds a run of another recipe or of other rows; Interrupted after Ctrl-C.
     """
     try:
-        return _train_table(replace(recipe, data=str(Path(recipe.data).resolve())), out)
-    except KeyboardInterrupt:
+        return _train_table(replace(recipe, data=str(Path(recipe.data).resolve())), out, execution)
+    except (KeyboardInterrupt, Interrupted):
         raise Interrupted(
-            f"stopped; finished folds and features are in {out}; "
-            f"go on with: mmlib train --resume {out}"
+            f"stopped; what is done is saved in {out}; "
+            f"go on with: mmlib train --resume {shlex.quote(str(out))}"
         ) from None
 
 
-def _train_table(recipe: TableRecipe, out: Path) -> dict[str, Any]:
+def _train_table(recipe: TableRecipe, out: Path, execution: Execution) -> dict[str, Any]:
     started = time.monotonic()
-    table = read_table(
-        recipe.data,
-        recipe.image_column,
-        recipe.text_column,
-        recipe.label_column,
-        recipe.group_column,
-    )
+    accelerator = start(execution)
+    if accelerator.num_processes > 1:
+        raise expected(
+            "one process for a table", accelerator.num_processes, "start it without a launcher"
+        )
+    table = read_table(recipe.data, recipe.inputs, recipe.label_column, recipe.group_column)
     check_trainable(table, recipe.folds)
-    backbones = Backbones.load(recipe)
-    _claim(out, recipe)
-    classes, prints = table.classes, backbones.fingerprints()
-    features = backbones.extract(recipe, table.rows, out / "features")
-    target = torch.tensor([classes.index(row.label) for row in table.rows])
-    log = out / "log.jsonl"
-    validation = CrossValidation(recipe, backbones, features, target, len(classes), log)
-    splits = split(table, recipe)
-    identity = [recipe.to_json(), digest_of(table), *prints.values()]
-    sizes = [len(rows) for rows, _ in splits for _ in SHOWN] + [len(target)]
-    outcomes = []
-    with tqdm(total=validation.steps(sizes), desc="training", unit="step", disable=None) as bar:
-        for number, (rows, test) in enumerate(splits):
-
-            def compute(number: int = number, rows=rows, test=test) -> dict[str, Tensor]:
-                return validation.fold(number, rows, test, bar.update)
-
-            outcomes.append(remembered(out / "folds", [*identity, str(number)], compute))
-            # a fold that was remembered took no step, but is done
-            bar.update(validation.steps(sizes[: (number + 1) * len(SHOWN)]) - bar.n)
+    classes, labels = table.classes, [row.label for row in table.rows]
+    groups = [row.group for row in table.rows] if recipe.group_column else None
+    folds = split(labels, groups, recipe.folds, recipe.seed)
+    columns = load_columns(recipe, accelerator.device)
+    new_task = partial(
+        TableTask.new, columns, recipe.d, recipe.heads, recipe.layers, recipe.fusion, recipe.dropout
+    )
+    new_task(torch.ones(len(classes)), recipe.seed)  # refused now, or not at all
+    folder, target = RunFolder(out), torch.tensor([classes.index(label) for label in labels])
+    with folder.claimed(recipe):
+        _same_rows(table, folder)
+        if folder.report.exists():
+            return folder.read_report()
+        features = extract(columns, table.rows, out / "features")
+        validation = CrossValidation(
+            features, target, table.modalities, new_task,
+            partial(_config, recipe.learning_rate, recipe.weight_decay), recipe.epochs,
+            recipe.batch_size, recipe.seed, out,
+            {"recipe": recipe.to_json(), "rows": digest_of(table), "columns": keys(columns)},
+            execution,
+        )  # fmt: skip
+        tests = [torch.from_numpy(test) for _, test in folds]
+        outcomes = [
+            validation.fold(number, torch.from_numpy(rows), test)
+            for number, ((rows, _), test) in enumerate(zip(folds, tests, strict=True))
+        ]
         everything = torch.arange(len(target))
-        model = validation.fit("final", "both", everything, key(recipe.seed), bar.update).model
-    for place in ("best", "last"):
-        save_model(out / place, model, recipe, {"classes": classes, "backbones": prints})
-    report = {
-        **report_of(table, target, [test for _, test in splits], outcomes),
-        "recipe": asdict(recipe),
-        "texts_cut": features.cut,
-        "data_sha256": digest_of(table),
-        "seconds": round(time.monotonic() - started, 1),
-    }
-    text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
-    write_whole(out / "report.json", text.encode())
+        final = validation.fit("final", "all", everything, derive_seed(recipe.seed))
+        notes = {"classes": classes, "columns": keys(columns)}
+        save_checkpoint(folder.best, final, (), recipe.to_json(), notes)
+        report = {
+            **report_of(table, target, tests, outcomes),
+            "recipe": recipe.to_json(),
+            "cut": dict(features.cut),
+            "data_sha256": digest_of(table),
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        folder.write_report(report)
+        for last in out.glob("*/**/last"):  # to go on from, and there is nothing to go on with
+            shutil.rmtree(last)
     return report
 
 
-def _claim(out: Path, recipe: TableRecipe) -> None:
-    """Writes recipe.json, or finds the same one there."""
-    file = out / "recipe.json"
-    if file.is_file() and file.read_text(encoding="utf-8").strip() != recipe.to_json():
-        raise expected(
-            f"a new folder or one with this recipe for {out}",
-            "another recipe",
-            "choose another --out",
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    file.write_text(recipe.to_json() + "\n", encoding="utf-8")
+def _config(learning_rate: float, weight_decay: float, steps: int) -> TrainingConfig:
+    """AdamW, warm-up over a tenth of the steps, then a cosine to zero."""
+    return TrainingConfig(
+        steps, learning_rate, weight_decay, warmup_steps=steps // 10, lr_floor=0.0
+    )
 
 
 def digest_of(table: Table) -> str:
-    """SHA-256 of what the rows hold, in order: the pictures' bytes, texts, labels, groups."""
+    """SHA-256 of what the rows hold, in order: inputs (a file's bytes), labels, groups."""
     digest = hashlib.sha256()
     for row in table.rows:
-        digest.update(json.dumps([row.digest, row.text, row.label, row.group]).encode())
+        digest.update(_words(table, row).encode())
     return digest.hexdigest()
 
 
-def split(table: Table, recipe: TableRecipe) -> list[tuple[Tensor, Tensor]]:
-    """(training rows [n], test rows [m]) of each fold: labels in equal shares, no group in both."""
-    labels = [row.label for row in table.rows]
-    kind = StratifiedGroupKFold if recipe.group_column else StratifiedKFold
-    folds = kind(recipe.folds, shuffle=True, random_state=recipe.seed)
-    groups = [row.group for row in table.rows] if recipe.group_column else None
-    return [
-        (torch.from_numpy(train), torch.from_numpy(test))
-        for train, test in folds.split(np.zeros(len(labels)), labels, groups)
+def _words(table: Table, row: Row) -> str:
+    return json.dumps([*(row.content(m) for m in table.modalities), row.label, row.group])
+
+
+def _same_rows(table: Table, folder: RunFolder) -> None:
+    """Writes table.json, or finds that the run was made from these very rows.
+
+    Raises UserError where it was not, with the rows that are new and the number that are gone.
+    """
+    path = folder.path / "table.json"
+    now = [
+        [row.number, hashlib.sha256(_words(table, row).encode()).hexdigest()[:16]]
+        for row in table.rows
     ]
+    if not path.exists():
+        write_whole(path, (json.dumps({"rows": now}) + "\n").encode())
+        return
+    try:
+        before = [str(digest) for _, digest in json.loads(path.read_text("utf8"))["rows"]]
+    except (ValueError, KeyError, TypeError):
+        raise expected(
+            f"the rows of the run in {path}", "something else", "copy it anew, or train again"
+        ) from None
+    if before == [digest for _, digest in now]:
+        return
+    gone = sum((Counter(before) - Counter(str(digest) for _, digest in now)).values())
+    left, new = Counter(before), []
+    for number, digest in now:
+        left[str(digest)] -= 1
+        if left[str(digest)] < 0:
+            new.append(f"row {number}")
+    more = f" and {len(new) - LISTED} more" if len(new) > LISTED else ""
+    named = f" ({', '.join(new[:LISTED])}{more})" if new else ""
+    changes = f"{len(new)} new or changed{named} and {gone} gone" if new or gone else "another order"
+    raise expected(
+        f"the rows of {table.path.name} that {folder.path} was trained on",
+        changes,
+        f"choose another --out (a copy of {folder.path / 'features'} in it saves time), or put the "
+        "old rows back",
+    )
 
 
+@dataclass(frozen=True)
 class CrossValidation:
-    """What the models of one run share, and how one of them is trained and tested."""
+    """What the models of one run share, and how one of them is trained and tested.
 
-    def __init__(
-        self,
-        recipe: TableRecipe,
-        backbones: Backbones,
-        features: Features,
-        target: Tensor,
-        classes: int,
-        log: Path,
-    ):
-        self.recipe, self.backbones, self.features = recipe, backbones, features
-        self.target, self.classes, self.log = target, classes, log
+    new_task (class weights [C], seed) makes an untrained task; config (steps) says how the steps
+    are taken; identity is what the run was made from: nothing of another one is taken up.
+    """
 
-    def steps(self, sizes: Sequence[int]) -> int:
-        """How many optimizer steps it takes to train one model on each of so many rows."""
-        return sum(-(-size // self.recipe.batch_size) for size in sizes) * self.recipe.epochs
+    features: Features
+    target: Tensor
+    modalities: Sequence[str]
+    new_task: Callable[[Tensor, int], TableTask]
+    config: Callable[[int], TrainingConfig]
+    epochs: int
+    batch_size: int
+    seed: int
+    out: Path
+    identity: Mapping[str, Any]
+    execution: Execution = ALONE
 
-    def fold(
-        self, number: int, train_rows: Tensor, test: Tensor, stepped: Callable[[], object]
-    ) -> dict[str, Tensor]:
-        """Predicted classes of the test rows, {name: [N_test]}, by every model and control."""
-        out = {}
-        seed = key(self.recipe.seed, number)
-        for shown in SHOWN:
-            model = self.fit(f"fold {number}", shown, train_rows, seed, stepped)
-            out[shown] = self.answer(model, shown, test)
-            if shown == "both":
-                order = torch.randperm(len(test), generator=torch.Generator().manual_seed(seed))
-                out["shuffled"] = self.answer(model, shown, test, pictures_of=test[order])
-            out[f"probe_{shown}"] = self.probe(shown, train_rows, test)
-        most = self.target[train_rows].bincount(minlength=self.classes).argmax()
-        out["majority"] = most.expand(len(test))
-        return out
+    @property
+    def num_classes(self) -> int:
+        """How many labels there are."""
+        return int(self.target.max()) + 1
 
-    def fit(
-        self, stage: str, shown: str, rows: Tensor, seed: int, stepped: Callable[[], object]
-    ) -> FromFeatures:
-        """One model, trained on these rows with the modalities that are shown.
+    def fold(self, number: int, rows: Tensor, test: Tensor) -> dict[str, Tensor]:
+        """Predicted classes of the test rows, {name: [N_test]}, by every model and control.
 
-        Cross entropy with each class weighted by N / (C · its rows), so that rare classes count as
-        much as frequent ones; AdamW, warm-up over a tenth of the steps, then a cosine to zero.
+        One model for each of `shown_sets`, a linear probe beside each; of the model that is shown
+        all, each modality exchanged in turn; the label that is most frequent in training. What an
+        earlier call has finished comes from out/folds.
         """
-        recipe = self.recipe
-        steps = self.steps([len(rows)])
-        how = Optimization(steps, recipe.learning_rate, warmup=steps // 10, floor=0.0)
-        model = FromFeatures(self.backbones.model(recipe, self.classes, seed), self.features)
-        trained = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, how.rate(0), weight_decay=recipe.weight_decay)
-        taken = 0
+        key = [json.dumps(self.identity, sort_keys=True), str(number)]
+        return cached(
+            self.out / "folds",
+            key,
+            lambda: self._compute(number, rows, test),
+            lambda found: all(x.shape == test.shape for x in found.values()) and "all" in found,
+        )
 
-        def after_step(*_: Any) -> None:
-            nonlocal taken
-            taken += 1
-            optimizer.param_groups[0]["lr"] = how.rate(taken)
-            stepped()
+    def _compute(self, number: int, rows: Tensor, test: Tensor) -> dict[str, Tensor]:
+        outcome = {}
+        seed = derive_seed(self.seed, number)
+        for name, shown in shown_sets(self.modalities).items():
+            task = self.fit(f"fold-{number}", name, rows, seed)
+            outcome[name] = self.answer(task, test, shown)
+            if name == "all":
+                for place, modality in enumerate(self.modalities):
+                    others = self.exchange(modality, test, derive_seed(seed, place))
+                    exchanged = self.answer(task, test, shown, {modality: others})
+                    outcome[f"exchanged_{modality}"] = exchanged
+            outcome[f"probe_{name}"] = self.probe(shown, rows, test)
+        most = self.target[rows].bincount(minlength=self.num_classes).argmax()
+        outcome["majority"] = most.repeat(len(test))
+        return outcome
 
-        def before_step(*_: Any) -> None:
-            nn.utils.clip_grad_norm_(trained, how.clip)
+    def fit(self, stage: str, name: str, rows: Tensor, seed: int) -> TableTask:
+        """The model of one of `shown_sets`, trained on these rows; goes on where it was cut off.
 
-        optimizer.register_step_pre_hook(before_step)
-        optimizer.register_step_post_hook(after_step)
-        counts = self.target[rows].bincount(minlength=self.classes).clamp(min=1)
-        criterion = nn.CrossEntropyLoss(len(rows) / (self.classes * counts))
-        with torch.random.fork_rng():  # dropout draws from the global generator
-            torch.manual_seed(seed)
-            for epoch in range(recipe.epochs):
-                batches = rows[torch.randperm(len(rows))].split(recipe.batch_size)
-                pairs = ((*self.inputs(shown, batch), self.target[batch]) for batch in batches)
-                losses = train(model, pairs, optimizer, criterion)
-                entry = {"stage": stage, "shown": shown, "epoch": epoch, "loss": np.mean(losses)}
-                with self.log.open("a", encoding="utf8") as file:
-                    file.write(json.dumps(entry) + "\n")
-        return model
-
-    def inputs(
-        self, shown: str, rows: Tensor, pictures_of: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The numbers of text and picture of these rows; what is not shown is ABSENT."""
-        image, text = SHOWN[shown]
-        absent = torch.full_like(rows, ABSENT)
-        pictures = self.features.image_index[rows if pictures_of is None else pictures_of]
-        return self.features.text_index[rows] if text else absent, pictures if image else absent
+        Cross entropy with each class weighted by `balanced_weights`.
+        """
+        shown = shown_sets(self.modalities)[name]
+        data = TableBatches(self.features, self.target, rows, shown, self.batch_size, seed)
+        task = self.new_task(balanced_weights(self.target[rows], self.num_classes), seed)
+        identity = {**self.identity, "stage": stage, "shown": list(shown)}
+        config = self.config(data.steps(self.epochs))
+        fit(
+            task, data, config, self.out / stage / name, identity, seed=seed,
+            execution=self.execution,
+        )  # fmt: skip
+        return task
 
     def answer(
-        self, model: FromFeatures, shown: str, rows: Tensor, pictures_of: Tensor | None = None
+        self,
+        task: TableTask,
+        rows: Tensor,
+        shown: Sequence[str],
+        exchanged: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """The class of each row [N]; the pictures may be those of other rows."""
-        text_index, image_index = self.inputs(shown, rows, pictures_of)
-        pairs = zip(text_index.split(256), image_index.split(256), strict=True)
-        return torch.cat([predict(model, text, image) for text, image in pairs])
+        """The class of each row [N]; a modality may be that of other rows."""
+        return probabilities(task, self.features, rows, shown, exchanged).argmax(-1)
 
-    def probe(self, shown: str, rows: Tensor, test: Tensor) -> Tensor:
+    def exchange(self, modality: str, rows: Tensor, seed: int) -> Tensor:
+        """For each of these rows another of them whose input differs, wherever that is possible."""
+        content = self.features.streams[modality].index[rows]
+        return rows[derangement(content, seed)]
+
+    def probe(self, shown: Sequence[str], rows: Tensor, test: Tensor) -> Tensor:
         """The reference: logistic regression on the mean of each modality's frozen features."""
-        pooled = self.features.pooled(*SHOWN[shown])
+        pooled = self.features.pooled(shown)
         probe = make_pipeline(
             StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=500)
         )

@@ -73,6 +73,7 @@ def fit(
     state: dict[str, Any] = {"step": 0, "best": -math.inf, "seconds": 0.0}
     if (folder.last / "model.safetensors").exists():
         state = load_checkpoint(folder.last, task, optimizers, recipe, kept)
+        _check_state(state, folder.last, config.steps)
     elif folder.log.exists():
         raise expected(
             f"the checkpoint of the run that {folder.log} tells of", f"none in {folder.last}",
@@ -130,6 +131,17 @@ def fit(
     accelerator.wait_for_everyone()
     accelerator.free_memory()
     return state
+
+
+def _check_state(state: Mapping[str, Any], place: Path, steps: int) -> None:
+    """Raises UserError where the notes of a checkpoint are not those of a run of so many steps."""
+    step = state.get("step")
+    numbers = all(type(state.get(name)) in (int, float) for name in ("best", "seconds"))
+    if type(step) is not int or not 0 <= step <= steps or not numbers:
+        raise expected(
+            f"step (0 to {steps}), best and seconds in the notes of {place}", str(dict(state))[:80],
+            "it was not written by this run: copy it anew",
+        )  # fmt: skip
 
 
 def start(execution: Execution) -> Accelerator:

@@ -14,7 +14,8 @@ from mmlib.errors import expected
 class Recipe:
     """What a frozen dataclass becomes a recipe by: its kind, and the way to JSON and back.
 
-    `kind` stands in the JSON, so that a run folder says of itself what it is.
+    `kind` stands in the JSON, so that a run folder says of itself what it is. A field is a bool,
+    int, float or str, one of these or None, a tuple of so many of them, or a dataclass of such.
     """
 
     kind: ClassVar[str]
@@ -38,6 +39,18 @@ class Recipe:
         return _built(cls, given)
 
 
+def is_required(field: dataclasses.Field) -> bool:
+    """Whether the field has no default."""
+    return field.default is field.default_factory is dataclasses.MISSING
+
+
+def without_none(hint: Any) -> Any:
+    """X of the type `X | None`; another type as it is."""
+    if isinstance(hint, types.UnionType):
+        return next(part for part in typing.get_args(hint) if part is not type(None))
+    return hint
+
+
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
@@ -55,10 +68,7 @@ def _built(cls: Any, given: Mapping[str, Any]) -> Any:
             "use the version of mmlib that wrote it",
         )  # fmt: skip
     for name, field in fields.items():
-        required = (
-            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        )
-        if required and name not in given:
+        if is_required(field) and name not in given:
             raise expected(f"the field {name} of a {cls.__name__}", "none", "train again")
     return cls(**{name: _value(name, hints[name], value) for name, value in given.items()})
 
@@ -67,18 +77,16 @@ def _value(name: str, hint: Any, value: Any) -> Any:
     """The JSON value as what the field holds; raises UserError where it cannot be that."""
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return _built(hint, value)
-    if isinstance(hint, types.UnionType):
-        if value is None and type(None) in typing.get_args(hint):
-            return None
-        hint = next(part for part in typing.get_args(hint) if part is not type(None))
-    if typing.get_origin(hint) is tuple and isinstance(value, list):
-        parts = typing.get_args(hint)
-        if len(parts) == len(value):
-            pairs = zip(parts, value, strict=True)
-            return tuple(_value(name, part, item) for part, item in pairs)
+    if value is None and type(None) in typing.get_args(hint):
+        return None
+    hint = without_none(hint)
+    parts = typing.get_args(hint)
+    if typing.get_origin(hint) is tuple and isinstance(value, list) and len(parts) == len(value):
+        pairs = zip(parts, value, strict=True)
+        return tuple(_value(name, part, item) for part, item in pairs)
     # bool is an int to Python, and a whole number is written for a float
     allowed = {float: (int, float), int: (int,), bool: (bool,), str: (str,)}.get(hint, ())
     if isinstance(value, allowed) and (hint is bool or not isinstance(value, bool)):
         return value
-    wanted = getattr(hint, "__name__", str(hint))
+    wanted = str(hint) if parts else hint.__name__
     raise expected(f"{name} as {wanted}", repr(value)[:80], "mend the recipe, or train again")

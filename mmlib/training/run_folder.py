@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from mmlib.errors import expected
-from mmlib.files import write_whole
+from mmlib.files import make_folder, unwritable, write_whole
 from mmlib.training.recipe import Recipe
 
 
@@ -31,20 +31,15 @@ class RunFolder:
 
         A new folder gets recipe.json. Where several processes train together, writes is True for
         the one that writes, and the others only look whether the recipe fits. Raises UserError
-        where it holds a run of another recipe, or another process is at work in it.
+        where it holds a run of another recipe, another process is at work in it, nothing may be
+        written there, or its name is not UTF-8.
         """
-        if self.recipe.exists() and (saved := self.read_recipe()) != recipe.to_json():
-            new = recipe.to_json()
-            differs = [n for n in {**saved, **new} if saved.get(n) != new.get(n)]
-            raise expected(
-                f"a folder for this recipe in {self.path}",
-                f"a run with another {', '.join(sorted(differs))}",
-                "choose a new --out, or go on with the old run by --resume",
-            )
+        self._refuse_name()
+        self._refuse_another(recipe)
         if not writes:
             yield
             return
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         lock = FileLock(self.path / ".lock")  # the system's own: kill -9 gives it back
         try:
             lock.acquire(timeout=0)
@@ -53,9 +48,31 @@ class RunFolder:
                 f"{self.path} to oneself", "another process that trains in it",
                 "wait for its end, or choose another --out",
             ) from None  # fmt: skip
+        except OSError as error:
+            raise unwritable("a run", self.path, error) from error
         with lock:
+            self._refuse_another(recipe)  # written by a process that has ended in between
             write_whole(self.recipe, _lines(recipe.to_json()))
             yield
+
+    def _refuse_name(self) -> None:
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError:  # safetensors would write its weights there, and not read them
+            raise expected(
+                "a folder whose name is UTF-8", ascii(str(self.path)), "choose another --out"
+            ) from None
+
+    def _refuse_another(self, recipe: Recipe) -> None:
+        if not self.recipe.exists():
+            return
+        saved, new = self.read_recipe(), recipe.to_json()
+        if differs := sorted(name for name in {**saved, **new} if saved.get(name) != new.get(name)):
+            raise expected(
+                f"a folder for this recipe in {self.path}",
+                f"a run with another {', '.join(differs)}",
+                "choose a new --out, or go on with the old run by --resume",
+            )
 
     def read_recipe(self) -> dict[str, Any]:
         """The JSON of recipe.json. Raises UserError where there is none, or it is none."""
@@ -72,7 +89,9 @@ class RunFolder:
 
 
 def _lines(values: Mapping[str, Any]) -> bytes:
-    return (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode()
+    text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+    # a path that is not UTF-8 holds lone surrogates: the escape of Python is that of JSON
+    return text.encode("utf8", "backslashreplace")
 
 
 def _object(path: Path, what: str, remedy: str) -> dict[str, Any]:
@@ -80,7 +99,9 @@ def _object(path: Path, what: str, remedy: str) -> dict[str, Any]:
         found = json.loads(path.read_text("utf8"))
     except FileNotFoundError:
         raise expected(f"{what} {path}", "no such file", remedy) from None
-    except ValueError:
+    except OSError as error:  # no permission, or a folder of that name: it is there
+        raise expected(f"to read {path}", f"'{error.strerror}'", "mend that path") from None
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise expected(f"a JSON object in {path}", "something else", "copy it anew, or train again")
@@ -104,10 +125,7 @@ class Log:
             with self.path.open("a", encoding="utf8") as file:
                 file.write(json.dumps(entry) + "\n")
         except OSError as error:
-            raise expected(
-                f"room for a line in {self.path}", error.strerror,
-                "free some space and resume: the last checkpoint is whole",
-            ) from error  # fmt: skip
+            raise unwritable("a line", self.path, error) from error
 
 
 def _lines_of(path: Path) -> list[str]:
@@ -115,10 +133,12 @@ def _lines_of(path: Path) -> list[str]:
 
 
 def _step_of(line: str) -> float:
+    """The step of a line; infinite where it was cut in half by kill -9, or is no entry of ours."""
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):  # cut in half by kill -9, or no entry of ours
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return math.inf
+    return step if type(step) is int else math.inf
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from mmlib.data.scenes import COLORS, SHAPES, Question, Scene, sample_questions
-from mmlib.data.scenes.batches import encode_questions, tensors
+from mmlib.data.scenes.batches import collate, encode_questions
 from mmlib.evaluation import interval
 from mmlib.tasks.scenes import STREAMS, SceneRecipe, SceneTask, ask_model, train_scenes
 from mmlib.training.checkpoint import load_weights
@@ -68,7 +68,7 @@ CHANGES: dict[str, Callable[[Scene, str], str]] = {
 def answers(task: SceneTask, asked: list[Asked], texts: list[str]) -> torch.Tensor:
     """The model's answers [N] to these texts about the scenes of `asked`."""
     task.model.eval()
-    batch, found = tensors([(scene, [q]) for scene, q in asked]), []
+    batch, found = collate([(scene, [q]) for scene, q in asked]), []
     with torch.inference_mode():
         for start in range(0, len(texts), 200):
             piece = {name: x[start : start + 200] for name, x in batch.items()}
@@ -85,7 +85,7 @@ def control(seed: int) -> Callable[[Path], dict[str, Any]]:
         task = SceneTask(SceneRecipe(seed=seed))
         load_weights(trained / "best", task.module)
         asked = questions()
-        target = tensors([(scene, [q]) for scene, q in asked])["target"]
+        target = collate([(scene, [q]) for scene, q in asked])["target"]
         given = {
             name: answers(task, asked, [change(scene, q.text) for scene, q in asked])
             for name, change in CHANGES.items()

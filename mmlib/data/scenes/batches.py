@@ -12,7 +12,7 @@ from mmlib.data.scenes import ANSWERS, CELLS, KINDS, WORDS, Question, Scene, cel
 from mmlib.errors import expected
 from mmlib.losses import IGNORE
 
-LENGTH = 12  # [CLS], the ten words of the longest question, and one to spare
+LENGTH = 12  # [CLS] and the eleven words of the longest question
 ANSWER_INDEX = {answer: index for index, answer in enumerate(ANSWERS)}
 WORD_INDEX = {word: index for index, word in enumerate(WORDS)}
 
@@ -37,7 +37,7 @@ def encode_questions(texts: Sequence[str]) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": ids != WORD_INDEX["[PAD]"]}
 
 
-def tensors(pictures: Sequence[tuple[Scene, Sequence[Question]]]) -> dict[str, Tensor]:
+def collate(pictures: Sequence[tuple[Scene, Sequence[Question]]]) -> dict[str, Tensor]:
     """P scenes with their questions as a batch, B = P × questions.
 
     pictures [P, 64, 64, 3] bytes, image_mask [P], cells [P, 64, 3] (0 = empty), input_ids and

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from mmlib.data.scenes.batches import tensors, with_modality
-from mmlib.data.scenes.questions import sample_questions
+from mmlib.data.scenes.batches import collate, with_modality
+from mmlib.data.scenes.questions import Question, sample_questions
+from mmlib.data.scenes.world import Scene
 
 STREAMS = {"train": 1, "validation": 2, "test": 3}
 EASY_KINDS = ("existence", "counting", "color", "shape", "location")
@@ -19,7 +20,8 @@ class SceneBatches:
     """The training batches, keyed by (seed, step): pictures × questions of `mixture`'s kinds.
 
     In the first easy_steps steps scenes have at most three things, and `EASY_KINDS` are asked in
-    equal shares. modality "text" or "image" hides the other one.
+    equal shares. modality "text" or "image" hides the other one; reference is how a reference is
+    asked (`sample_questions`).
     """
 
     seed: int
@@ -29,6 +31,7 @@ class SceneBatches:
     mixture: dict[str, float]
     easy_steps: float = 0.0
     modality: str = "both"
+    reference: str = "nearest"
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """The questions of one step as tensors (`collate`)."""
@@ -38,22 +41,31 @@ class SceneBatches:
             objects = (objects[0], min(3, objects[1]))
             weights = {kind: float(weights[kind] > 0) for kind in EASY_KINDS}
         drawn = [
-            sample_questions(rng, objects, self.questions, weights) for _ in range(self.pictures)
+            sample_questions(rng, objects, self.questions, weights, reference=self.reference)
+            for _ in range(self.pictures)
         ]
-        return with_modality(tensors(drawn), self.modality)
+        return with_modality(collate(drawn), self.modality)
+
+
+def held_out_scenes(
+    stream: str, pictures: int, objects: tuple[int, int] = (1, 6), questions: int = 8,
+    combinations: str = "train", reference: str = "nearest",
+) -> list[tuple[Scene, list[Question]]]:  # fmt: skip
+    """Scenes with their questions that no training step saw: the same for each seed.
+
+    stream is "validation" or "test"; the kinds are asked in equal shares; reference and
+    combinations are those of `sample_questions`.
+    """
+    rng = np.random.default_rng([STREAMS[stream], len(combinations)])
+    return [
+        sample_questions(rng, objects, questions, None, combinations, reference)
+        for _ in range(pictures)
+    ]
 
 
 def held_out_questions(
     stream: str, pictures: int, objects: tuple[int, int] = (1, 6), questions: int = 8,
-    combinations: str = "train",
+    combinations: str = "train", reference: str = "nearest",
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Questions that no training step saw: the same for each seed, kinds in equal shares.
-
-    stream is "validation" or "test"; the tensors are those of `collate`.
-    """
-    rng = np.random.default_rng([STREAMS[stream], len(combinations)])
-    drawn = [
-        sample_questions(rng, objects, questions, combinations=combinations)
-        for _ in range(pictures)
-    ]
-    return tensors(drawn)
+    """The questions of `held_out_scenes` as tensors (`collate`)."""
+    return collate(held_out_scenes(stream, pictures, objects, questions, combinations, reference))
