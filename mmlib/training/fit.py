@@ -27,6 +27,7 @@ from mmlib.training.checkpoint import load_checkpoint, save_checkpoint
 from mmlib.training.config import Execution, TrainingConfig
 from mmlib.training.interrupts import Interrupted, leave_interrupts, stop_signals
 from mmlib.training.loop import naming, require_finite
+from mmlib.training.memory import hold_memory
 from mmlib.training.optimizers import RunningMean, build_optimizers
 from mmlib.training.run_folder import Log, RunFolder
 from mmlib.training.seeds import derive_seed
@@ -58,6 +59,7 @@ def fit(
     bad batch), a full disk, a checkpoint that does not fit, a loss that cannot be taken in pieces;
     Interrupted after Ctrl-C. Source: chapter 07.
     """
+    hold_memory()
     accelerator = start(execution)
     if not task.by_sample and accelerator.num_processes * config.accumulate > 1:
         raise expected(
