@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -53,6 +56,46 @@ def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tenso
     reachable = mask.any(-1, keepdim=True)
     weights = scores.masked_fill(~(mask | ~reachable), float("-inf")).softmax(-1)
     return weights.masked_fill(~reachable, 0.0)
+
+
+def attention_to_shared(q: Tensor, sources: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    """`attention` to the tokens of several sources under one softmax, none of them repeated.
+
+    q [B, H, L_q, d_k]; each source is k [P, H, L, d_k], v [P, H, L, d_v] and a mask [P, L], True
+    where a key may be attended. P divides B, and row b of q belongs to row b // (B / P): the B / P
+    texts on one picture are to it one long query. Returns [B, H, L_q, d_v], equal to `attention`
+    with every source repeated to B rows and set side by side, gradients included.
+
+    Raises UserError as `attention`, and where P does not divide B.
+    Source: the document, sec. 3.2.
+    """
+    B, H, L_q, d_k = q.shape
+    P = math.gcd(B, *(len(k) for k, _, _ in sources))
+    if P == B:  # nothing is shared: the fused kernel
+        k, v, mask = zip(*((repeat_rows(x, B) for x in source) for source in sources), strict=True)
+        return attention(q, torch.cat(k, 2), torch.cat(v, 2), attention_mask(torch.cat(mask, 1)))
+
+    def rows(x: Tensor) -> Tensor:  # [P · c, H, L, d] → [P, H, c, L, d]: c rows to each of P
+        return x.unflatten(0, (P, -1)).transpose(1, 2)
+
+    q = (rows(q) / d_k**0.5).contiguous()
+    scores, reachable = [], torch.zeros(B, dtype=torch.bool, device=q.device)
+    for k, _, mask in sources:
+        _check(q, k, None)
+        reachable = reachable | repeat_rows(mask.any(1), B)
+        k, mask = rows(k), rows(attention_mask(mask))
+        score = q.view(P, H, k.shape[2], -1, d_k) @ k.transpose(-2, -1)
+        # the least number, not −∞: a row without any key would be NaN before it is dropped below
+        score = score.masked_fill(~mask, torch.finfo(score.dtype).min)
+        scores.append(score.view(*q.shape[:-1], -1))
+    weights = torch.cat(scores, -1).softmax(-1).split([s.shape[-1] for s in scores], -1)
+    out = q.new_zeros(())
+    for weight, (_, v, _) in zip(weights, sources, strict=True):
+        v = rows(v)
+        part = weight.reshape(P, H, v.shape[2], -1, v.shape[3]) @ v
+        out = out + part.view(*q.shape[:-1], -1)
+    out = out.permute(0, 2, 3, 1, 4).flatten(0, 1).transpose(1, 2)
+    return out.masked_fill(~reachable[:, None, None, None], 0.0)
 
 
 def _check(q: Tensor, k: Tensor, mask: Tensor | None) -> None:

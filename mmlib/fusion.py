@@ -21,6 +21,7 @@ from mmlib.attention import (
     MultiHeadAttention,
     attention,
     attention_mask,
+    attention_to_shared,
     attention_weights,
     check_heads,
     join_heads,
@@ -321,6 +322,8 @@ class MergedAttention(Fusion):
 
         With a cache the streams are what it has not read yet; one that has nothing new is left out.
         """
+        if cache is None and self._shared_and_unordered(query, streams):
+            return self._attend_shared(query, streams)
         q, k, v, mask = self._project(query, streams, cache)
         return self.W_o(join_heads(attention(q, k, v, mask)))
 
@@ -333,6 +336,23 @@ class MergedAttention(Fusion):
         lengths = [streams[m].value.shape[1] for m in self.modalities]
         parts = attention_weights(q, k, mask).split(lengths, -1)
         return dict(zip(self.modalities, parts, strict=True))
+
+    def _shared_and_unordered(self, query: Tokens, streams: Streams) -> bool:
+        """Whether several rows of the query share a row of a stream, and no order is to be kept."""
+        shared = any(len(x.value) < len(query.value) for x in streams.values())
+        return shared and all(x.block is None for x in (query, *streams.values()))
+
+    def _attend_shared(self, query: Tokens, streams: Streams) -> Tensor:
+        """As `forward`: nothing is repeated, no padding computed; masked queries get zeros."""
+        self.check(query, streams)
+        q = split_heads(query.through(self.W_q), self.H)
+        sources = []
+        for m in self.modalities:
+            x = streams[m]
+            k, v = (split_heads(x.through(W[m]), self.H) for W in (self.W_k, self.W_v))
+            sources.append((k, v, x.mask))
+        h = join_heads(attention_to_shared(q, sources))
+        return query.with_value(h).through(self.W_o)
 
     def _project(
         self, query: Tokens, streams: Streams, cache: KeyValueCache | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -93,6 +93,22 @@ class Tokens:
         and in the gradient of each layer that has read it. So this comes before the first layer.
         """
         return torch.where(self.mask.unsqueeze(-1), self.value, 0)
+
+    def through(self, f: Callable[[Tensor], Tensor]) -> Tensor:
+        """f of the visible tokens, back in their places: [B, L, w], zeros at the masked ones.
+
+        f takes N tokens [N, d] to [N, w], each by itself: a linear map, a norm, a feed-forward
+        part. Padding is neither read nor computed. Value and gradient are those of
+        `f(self.value)` where the mask is True.
+        """
+        if torch.compiler.is_compiling():  # a traced graph cannot depend on how many are visible
+            return torch.where(self.mask.unsqueeze(-1), f(self.visible()), 0)
+        rows = self.mask.flatten().nonzero()[:, 0]
+        if len(rows) == self.mask.numel():
+            return f(self.value)
+        y = f(self.value.flatten(0, 1).index_select(0, rows))
+        out = y.new_zeros(self.mask.numel(), y.shape[-1]).index_copy_(0, rows, y)
+        return out.view(*self.mask.shape, -1)
 
     def mean(self) -> Tensor:
         """Mean over the visible tokens [B, d]; a row with no visible token gives zeros."""

@@ -31,6 +31,7 @@ from mmlib.attention import (
     MultiHeadAttention,
     attention,
     attention_mask,
+    attention_to_shared,
     attention_weights,
     join_heads,
     repeat_rows,
@@ -70,6 +71,41 @@ def loops(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
 def gradients(out: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
     """Gradients of a weighted sum of `out` whose weights differ, so that nothing cancels."""
     return torch.autograd.grad((out * normal(7, *out.shape, dtype=out.dtype)).sum(), inputs)
+
+
+# --- several sources under one softmax ----------------------------------------------------------
+
+
+@given(st.sampled_from([(1, 4), (2, 4), (2, 2), (4, 4)]), heads, lengths, lengths, seeds, st.data())
+def test_shared_sources_equal_the_same_sources_repeated(counts, H, L_q, L, seed, data):
+    """Output and gradients, with rows that see nothing; where none is shared as well."""
+    B, (few, many) = 4, counts
+    q = normal(seed, B, H, L_q, 3).requires_grad_()
+    leaves, sources = [q], []
+    for P, length in ((many, L), (few, L + 2)):
+        k, v = (normal(seed + i, P, H, length, 3).requires_grad_() for i in (P, P + 9))
+        sources.append((k, v, data.draw(masks(P, length))))
+        leaves += [k, v]
+    k, v, mask = (
+        torch.cat([repeat_rows(source[i], B) for source in sources], 2 if i < 2 else 1)
+        for i in range(3)
+    )
+    expected = attention(q, k, v, attention_mask(mask))
+    out = attention_to_shared(q, sources)
+    assert close(out, expected)
+    found, wanted = gradients(out, *leaves), gradients(expected, *leaves)
+    assert all(close(a, b, 1e-11) for a, b in zip(found, wanted, strict=True))
+
+
+def test_rows_that_do_not_divide_are_one_line():
+    q, k = normal(0, 6, 1, 2, 3), normal(1, 4, 1, 2, 3)
+    mask = torch.ones(4, 2, dtype=torch.bool)
+    with pytest.raises(UserError) as error:
+        attention_to_shared(q, [(k, k, mask)])
+    error_line(error, "6", "4")
+    with pytest.raises(UserError) as error:
+        attention_to_shared(q[:4], [(k[:2, ..., :2], k[:2], mask[:2])])
+    error_line(error, "3", "2")
 
 
 # --- the function -------------------------------------------------------------------------------

@@ -49,6 +49,38 @@ def test_absent_tokens_keep_their_shape_and_have_mean_zero(x: Tokens):
     assert not absent.mask.any() and not absent.mean().any()
 
 
+@given(sequences, st.sampled_from(HOSTILE))
+def test_through_is_the_function_of_the_visible_tokens(x: Tokens, hostile):
+    """Value and gradients, of a map with a bias, whatever stands in the padding; also traced."""
+    linear = torch.nn.Linear(x.value.shape[-1], 3).double()
+    filled = x.value.masked_fill(~x.mask.unsqueeze(-1), hostile).requires_grad_()
+    out = Tokens(filled, x.mask).through(linear)
+    assert out.shape == (*x.mask.shape, 3) and not out[~x.mask].any()
+    assert torch.allclose(out[x.mask], linear(x.value[x.mask]), atol=1e-12)
+    at = (filled, linear.weight, linear.bias)
+    found = torch.autograd.grad(out.square().sum(), at)
+    assert not found[0][~x.mask].any()
+    expected = torch.autograd.grad(linear(filled[x.mask]).square().sum(), at)
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(found, expected, strict=True))
+
+
+def test_through_can_be_exported():
+    class Map(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(4, 3)
+
+        def forward(self, value, mask):
+            return Tokens(value, mask).through(self.linear)
+
+    value, mask = normal(0, 2, 3, 4).float(), torch.tensor([[True, True, False], [True] * 3])
+    exported = torch.export.export(Map().eval(), (value, mask)).module()
+    other = ~mask
+    with torch.no_grad():
+        out = exported(value, other)
+    assert not out[mask].any() and out[other].all(-1).all()
+
+
 def test_all_visible_hides_nothing():
     value = normal(0, 2, 3, 4)
     x = Tokens.all_visible(value)
