@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 from mmlib.attention import KeyValueCache
 from mmlib.errors import expected
@@ -48,7 +48,7 @@ class TransformerBlock(nn.Module):
 
         streams are the other modalities; x itself joins them under the name of the mixer's own
         modality, after the norm where that comes first. With a cache x holds the new tokens alone,
-        and streams only what the cache has not read yet.
+        and streams only what the cache has not read yet. Padding is not read but zeroed.
 
         Raises UserError where the mixer keeps no cache, or queries is below 1.
         """
@@ -56,16 +56,17 @@ class TransformerBlock(nn.Module):
             raise expected(
                 "a mixer that keeps a cache", type(self.mixer).__name__, "use MergedAttention"
             )
-        x = x.with_value(x.visible())  # padding ends here: neither norm nor sum may read it
         asking, streams = self.mixed(x, streams, queries)
         remembered = {} if cache is None else {"cache": cache}
         h = x.value[:, :queries] + self.dropout(self.mixer(asking, streams, **remembered))
+        return asking.with_value(asking.with_value(h).through(self._mlp))
+
+    def _mlp(self, h: Tensor) -> Tensor:
+        """The second half of the layer, token by token: h [N, d] → [N, d]."""
         if self.norm_first:
-            h = h + self.dropout(self.mlp(self.norm_mlp(h)))
-        else:
-            h = self.norm_mixer(h)
-            h = self.norm_mlp(h + self.dropout(self.mlp(h)))
-        return asking.with_value(h)
+            return h + self.dropout(self.mlp(self.norm_mlp(h)))
+        h = self.norm_mixer(h)
+        return self.norm_mlp(h + self.dropout(self.mlp(h)))
 
     def mixed(
         self, x: Tokens, streams: Mapping[str, Tokens], queries: int | None = None
@@ -73,5 +74,5 @@ class TransformerBlock(nn.Module):
         """What `mixer` gets: x [B, L, d] → who asks [B, L or queries, d], and all the streams."""
         if queries is not None and queries < 1:
             raise expected("1 or more queries", queries, "leave it out for all of them")
-        y = x.with_value(self.norm_mixer(x.value)) if self.norm_first else x
+        y = x.with_value(x.through(self.norm_mixer)) if self.norm_first else x
         return y.first(queries), {**streams, self.mixer.own: y}
