@@ -6,6 +6,7 @@ from strategies import error_line, normal
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
+import mmlib.encoders.text
 from mmlib.encoders import (
     GridEncoder,
     TextEncoder,
@@ -82,11 +83,29 @@ def test_text_features_are_berts_last_states(text_encoder):
     states = text_encoder.backbone(
         given["input_ids"], given["attention_mask"], output_hidden_states=True
     ).hidden_states
-    assert torch.equal(features.value, states[-1]) and features.value.shape == (1, 4, WIDTH)
+    assert features.value.shape == (1, 4, WIDTH) and not features.value[0, 3].any()  # padding
+    assert torch.allclose(features.value[:, :3], states[-1][:, :3], atol=1e-6)
     assert features.mask.dtype == torch.bool
     projected = text_encoder.project(features)
     assert projected.value.shape == (1, 4, d)
     assert torch.equal(projected.value, text_encoder(given).value)
+
+
+def test_many_texts_are_read_in_groups_of_like_length(text_encoder, monkeypatch):
+    """States and gradients are those of one reading, whatever the order of the lengths."""
+    given = texts(*([3 + i % 5] * (1 + i * 5 % 7) for i in range(9)), length=POSITIONS)
+    weights = list(text_encoder.backbone.parameters())
+
+    def read() -> list[Tensor]:
+        x = text_encoder.features(given)
+        loss = x.visible().square().sum()
+        found = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+        return [x.visible(), *found]
+
+    at_once = read()
+    monkeypatch.setattr(mmlib.encoders.text, "TOGETHER", 2)
+    for a, b in zip(read(), at_once, strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_an_integer_mask_as_tokenizers_give_it(text_encoder):
