@@ -58,8 +58,11 @@ class TextEncoder(Encoder):
     def read(self, inputs: Mapping[str, Tensor]) -> Tokens:
         """{"input_ids": [B, L], "attention_mask": [B, L]} → last hidden states [B, L, width]."""
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        # Texts of like length are read together, so that little padding is computed.
         mask = mask.bool()
+        if ids.device.type != "cpu":  # to ask for lengths would be to wait for the device
+            read = self.backbone(input_ids=ids, attention_mask=mask)
+            return Tokens(read.last_hidden_state, mask)
+        # Texts of like length are read together, so that little padding is computed.
         lengths = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(1)
         order = lengths.argsort(stable=True)
         states = []
