@@ -14,9 +14,7 @@ TRIES = 100  # another try costs milliseconds; a fold without a class costs a wh
 Fold = tuple[np.ndarray, np.ndarray]
 
 
-def split(
-    labels: Sequence[str], groups: Sequence[str] | None, folds: int, seed: int
-) -> list[Fold]:
+def split(labels: Sequence[str], groups: Sequence[str] | None, folds: int, seed: int) -> list[Fold]:
     """(training rows [n], test rows [m]) of each fold: labels in nearly equal shares.
 
     labels [N]; groups [N] names what stays on one side, None where rows may be divided at will.
