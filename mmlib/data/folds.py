@@ -45,11 +45,9 @@ def split(labels: Sequence[str], groups: Sequence[str] | None, folds: int, seed:
 
 
 def _lacking(labels: Sequence[str], folds: Sequence[Fold]) -> list[str]:
-    """The labels that some side of some fold does not have."""
+    """The labels that some fold does not test; what all folds test is in all training rows too."""
     every = set(labels)
-    return sorted(
-        {label for fold in folds for side in fold for label in every - {labels[i] for i in side}}
-    )
+    return sorted({label for _, test in folds for label in every - {labels[i] for i in test}})
 
 
 def _dealt(
