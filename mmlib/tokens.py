@@ -101,7 +101,7 @@ class Tokens:
         part. Padding is neither read nor computed. Value and gradient are those of
         `f(self.value)` where the mask is True.
         """
-        # A traced graph cannot depend on how many are visible, and to ask an accelerator is to wait.
+        # A traced graph cannot depend on their number, and to ask an accelerator is to wait for it.
         if torch.compiler.is_compiling() or self.mask.device.type != "cpu":
             return torch.where(self.mask.unsqueeze(-1), f(self.visible()), 0)
         rows = self.mask.flatten().nonzero()[:, 0]

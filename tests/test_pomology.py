@@ -18,7 +18,7 @@ from strategies import error_line
 from mmlib.data import archive as datasets
 from mmlib.data import pomology
 from mmlib.errors import UserError
-from mmlib.evaluation.report import SINGLES, sentence
+from mmlib.evaluation.report import sentence
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "book" / "results" / "pomology.json"
@@ -173,6 +173,18 @@ def test_a_copy_is_compared_with_its_digest(archive, tmp_path):
     error_line(error, "pomology.zip", digest[:12])
 
 
+@pytest.mark.parametrize("listing", ["{d}  pomology.zip", "{d} *pomology.zip"])
+def test_a_list_of_digests_may_name_other_files_with_spaces(archive, tmp_path, listing):
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    lines = [f"{'0' * 64}  a file with spaces.zip", "", "# a remark", listing.format(d=digest)]
+    (tmp_path / "SHA256SUMS").write_text("\n".join(lines))
+    assert pomology.write(tmp_path / "out").is_file()
+    (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  not pomology.zip\n")
+    with pytest.raises(UserError) as error:
+        pomology.write(tmp_path / "again")
+    error_line(error, "pomology.zip", "none")
+
+
 def test_a_folder_without_the_copy_and_a_file_that_is_no_zip_are_named(archive, tmp_path):
     archive.write_text("not a zip")
     with pytest.raises(UserError) as error:
@@ -227,11 +239,9 @@ def record() -> dict:
 
 def test_the_record_has_its_controls_and_its_sentence_follows_from_its_folds(record):
     folds = record["folds"]["balanced_accuracy"]
-    assert record["sentence"] == sentence(
-        folds["both"], {words: folds[name] for name, words in SINGLES.items()}
-    )
-    assert record["rows"] == 4109 and len(folds["both"]) == record["recipe"]["folds"] == 5
-    for name in ("image_only", "text_only", "shuffled", "majority", "probe_both"):
+    assert record["sentence"] == sentence(folds, record["modalities"])
+    assert record["rows"] == 4109 and len(folds["all"]) == record["recipe"]["folds"] == 5
+    for name in ("only_image", "only_text", "exchanged_image", "majority", "probe_all"):
         assert record["controls"][name]["mean"] == pytest.approx(sum(folds[name]) / 5)
 
 

@@ -17,7 +17,9 @@ SHARD = 64  # rows a file: one file a row would be thousands, one for all would 
 
 def digest(*parts: str) -> str:
     """A file's name for what these words decide; words are kept apart, so no two lists agree."""
-    return hashlib.sha256("\0".join([str(len(p)) + ":" + p for p in parts]).encode()).hexdigest()[:32]
+    return hashlib.sha256("\0".join([str(len(p)) + ":" + p for p in parts]).encode()).hexdigest()[
+        :32
+    ]
 
 
 def cached(

@@ -14,9 +14,7 @@ TRIES = 100  # another try costs milliseconds; a fold without a class costs a wh
 Fold = tuple[np.ndarray, np.ndarray]
 
 
-def split(
-    labels: Sequence[str], groups: Sequence[str] | None, folds: int, seed: int
-) -> list[Fold]:
+def split(labels: Sequence[str], groups: Sequence[str] | None, folds: int, seed: int) -> list[Fold]:
     """(training rows [n], test rows [m]) of each fold: labels in nearly equal shares.
 
     labels [N]; groups [N] names what stays on one side, None where rows may be divided at will.
@@ -47,11 +45,9 @@ def split(
 
 
 def _lacking(labels: Sequence[str], folds: Sequence[Fold]) -> list[str]:
-    """The labels that some side of some fold does not have."""
+    """The labels that some fold does not test; what all folds test is in all training rows too."""
     every = set(labels)
-    return sorted(
-        {label for fold in folds for side in fold for label in every - {labels[i] for i in side}}
-    )
+    return sorted({label for _, test in folds for label in every - {labels[i] for i in test}})
 
 
 def _dealt(

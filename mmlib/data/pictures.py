@@ -25,7 +25,8 @@ def read_picture(path: Path, image_size: int = 64) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as picture:
-                picture.draft(None, (2 * image_size, 2 * image_size))  # a JPEG is decoded no larger than needed
+                # a JPEG is decoded no larger than needed
+                picture.draft(None, (2 * image_size, 2 * image_size))
                 return _on_white(ImageOps.exif_transpose(picture))
     except FileNotFoundError:
         raise UserError(f"no file {path}") from None
@@ -58,7 +59,9 @@ def _on_white(picture: Image.Image) -> Image.Image:
 
 
 def picture_array(path: Path, image_size: int) -> np.ndarray:
-    """The whole picture as uint8 [3, image_size, image_size]: nothing is cropped, the proportions may change.
+    """The whole picture as uint8 [3, image_size, image_size]: nothing is cropped.
+
+    The proportions may change.
 
     Raises UserError as `read_picture` does.
     """

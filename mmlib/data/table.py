@@ -49,7 +49,7 @@ class Row:
     digests: Mapping[str, str] = field(default_factory=dict)
 
     def content(self, modality: str) -> str:
-        """What tells an input from others: a file's SHA-256, else the input itself; "" if missing."""
+        """What tells an input from others: a file's SHA-256, else itself; "" where missing."""
         return self.digests.get(modality, str(self.inputs.get(modality, "")))
 
 
@@ -252,7 +252,7 @@ def check_trainable(table: Table, folds: int) -> None:
 
 
 def leaks(table: Table) -> dict[str, int]:
-    """What a split by group would let through: {modality: rows whose input is in another group too}.
+    """{modality: rows whose input is in another group too}: what a split by group lets through.
 
     Pictures are compared by their bytes, words without regard to capitals.
     """

@@ -30,6 +30,7 @@ from torch import Tensor
 from mmlib.data.cache import cached
 from mmlib.data.features import Features, extract
 from mmlib.data.folds import split
+from mmlib.data.frozen import FrozenColumn
 from mmlib.data.table import LISTED, Row, Table, check_trainable, read_table
 from mmlib.data.table_batches import TableBatches
 from mmlib.errors import expected
@@ -87,40 +88,29 @@ def _train_table(recipe: TableRecipe, out: Path, execution: Execution) -> dict[s
         )
     table = read_table(recipe.data, recipe.inputs, recipe.label_column, recipe.group_column)
     check_trainable(table, recipe.folds)
-    classes, labels = table.classes, [row.label for row in table.rows]
+    labels = [row.label for row in table.rows]
     groups = [row.group for row in table.rows] if recipe.group_column else None
     folds = split(labels, groups, recipe.folds, recipe.seed)
     columns = load_columns(recipe, accelerator.device)
-    new_task = partial(
-        TableTask.new, columns, recipe.d, recipe.heads, recipe.layers, recipe.fusion, recipe.dropout
-    )
-    new_task(torch.ones(len(classes)), recipe.seed)  # refused now, or not at all
-    folder, target = RunFolder(out), torch.tensor([classes.index(label) for label in labels])
+    task_maker(recipe, columns)(torch.ones(len(table.classes)), recipe.seed)  # refused before --out
+    folder = RunFolder(out)
     with folder.claimed(recipe):
         _same_rows(table, folder)
         if folder.report.exists():
             return folder.read_report()
-        features = extract(columns, table.rows, out / "features")
-        validation = CrossValidation(
-            features, target, table.modalities, new_task,
-            partial(_config, recipe.learning_rate, recipe.weight_decay), recipe.epochs,
-            recipe.batch_size, recipe.seed, out,
-            {"recipe": recipe.to_json(), "rows": digest_of(table), "columns": keys(columns)},
-            execution,
-        )  # fmt: skip
+        run = CrossValidation.of(recipe, table, columns, out, execution)
         tests = [torch.from_numpy(test) for _, test in folds]
         outcomes = [
-            validation.fold(number, torch.from_numpy(rows), test)
+            run.fold(number, torch.from_numpy(rows), test)
             for number, ((rows, _), test) in enumerate(zip(folds, tests, strict=True))
         ]
-        everything = torch.arange(len(target))
-        final = validation.fit("final", "all", everything, derive_seed(recipe.seed))
-        notes = {"classes": classes, "columns": keys(columns)}
+        final = run.fit("final", "all", torch.arange(len(table.rows)), derive_seed(recipe.seed))
+        notes = {"classes": table.classes, "columns": keys(columns)}
         save_checkpoint(folder.best, final, (), recipe.to_json(), notes)
         report = {
-            **report_of(table, target, tests, outcomes),
+            **report_of(table, run.target, tests, outcomes),
             "recipe": recipe.to_json(),
-            "cut": dict(features.cut),
+            "cut": dict(run.features.cut),
             "data_sha256": digest_of(table),
             "seconds": round(time.monotonic() - started, 1),
         }
@@ -128,6 +118,15 @@ def _train_table(recipe: TableRecipe, out: Path, execution: Execution) -> dict[s
         for last in out.glob("*/**/last"):  # to go on from, and there is nothing to go on with
             shutil.rmtree(last)
     return report
+
+
+def task_maker(
+    recipe: TableRecipe, columns: Mapping[str, FrozenColumn]
+) -> Callable[[Tensor, int], TableTask]:
+    """(class weights [C], seed) → an untrained task; raises UserError for an unknown fusion."""
+    return partial(
+        TableTask.new, columns, recipe.d, recipe.heads, recipe.layers, recipe.fusion, recipe.dropout
+    )
 
 
 def _config(learning_rate: float, weight_decay: float, steps: int) -> TrainingConfig:
@@ -178,7 +177,9 @@ def _same_rows(table: Table, folder: RunFolder) -> None:
             new.append(f"row {number}")
     more = f" and {len(new) - LISTED} more" if len(new) > LISTED else ""
     named = f" ({', '.join(new[:LISTED])}{more})" if new else ""
-    changes = f"{len(new)} new or changed{named} and {gone} gone" if new or gone else "another order"
+    changes = (
+        f"{len(new)} new or changed{named} and {gone} gone" if new or gone else "another order"
+    )
     raise expected(
         f"the rows of {table.path.name} that {folder.path} was trained on",
         changes,
@@ -206,6 +207,27 @@ class CrossValidation:
     out: Path
     identity: Mapping[str, Any]
     execution: Execution = ALONE
+
+    @classmethod
+    def of(
+        cls, recipe: TableRecipe, table: Table, columns: Mapping[str, FrozenColumn], out: Path,
+        execution: Execution = ALONE,
+    ) -> CrossValidation:  # fmt: skip
+        """The training of a recipe on a table's rows; its features are extracted here, or found."""
+        classes = table.classes
+        return cls(
+            extract(columns, table.rows, out / "features"),
+            torch.tensor([classes.index(row.label) for row in table.rows]),
+            table.modalities,
+            task_maker(recipe, columns),
+            partial(_config, recipe.learning_rate, recipe.weight_decay),
+            recipe.epochs,
+            recipe.batch_size,
+            recipe.seed,
+            out,
+            {"recipe": recipe.to_json(), "rows": digest_of(table), "columns": keys(columns)},
+            execution,
+        )
 
     @property
     def num_classes(self) -> int:

@@ -29,7 +29,9 @@ from mmlib.training.task import to_device
 BATCH = 256
 
 
-def load_columns(recipe: TableRecipe, device: torch.device | str = "cpu") -> dict[str, FrozenColumn]:
+def load_columns(
+    recipe: TableRecipe, device: torch.device | str = "cpu"
+) -> dict[str, FrozenColumn]:
     """{modality: its frozen network, on that device}; the text asks, so it comes first.
 
     Raises UserError where weights cannot be found.
@@ -126,7 +128,9 @@ def _state(state: Any, folder: RunFolder) -> tuple[list[str], dict[str, str]]:
         or not isinstance(saved, dict)
     ):
         raise expected(
-            f"the labels of a run on a table in {folder.best}", "none", "copy it anew, or train again"
+            f"the labels of a run on a table in {folder.best}",
+            "none",
+            "copy it anew, or train again",
         )
     return classes, saved
 

@@ -11,6 +11,8 @@ public source, so the record says which was used.
 from __future__ import annotations
 
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,10 @@ import torch
 
 from mmlib.data import pomology
 from mmlib.data.table import read_table
-from mmlib.tasks.cross_validation import Backbones, CrossValidation, TableRecipe, train_table
-from mmlib.training.fit import read_log
+from mmlib.tasks.cross_validation import CrossValidation, train_table
+from mmlib.tasks.table_model import load_columns
+from mmlib.tasks.table_recipe import TableRecipe
+from mmlib.training.run_folder import read_log
 
 EVERY = 20
 # of the losses; one thread and two differ by 1.3e-6 (AVX2), other processors were not tried
@@ -42,17 +46,16 @@ def folds(folder: Path) -> dict[str, Any]:
 def first_losses(folder: Path) -> dict[str, Any]:
     """The mean loss of each epoch on every twentieth row: a test computes them again in seconds."""
     pomology.write(folder / "data")
-    how = recipe(folder / "data")
-    table = read_table(how.data, "image", "name", "species", "name")
-    rows, classes = table.rows[::EVERY], table.classes
-    backbones = Backbones.load(how)
-    features = backbones.extract(how, rows, folder / "features")
-    target = torch.tensor([classes.index(row.label) for row in rows])
-    log = folder / "log.jsonl"
-    log.unlink(missing_ok=True)
-    run = CrossValidation(how, backbones, features, target, len(classes), log)
-    run.fit("first", "both", torch.arange(len(rows)), how.seed, lambda: None)
-    return {"rows": len(rows), "losses": [entry["loss"] for entry in read_log(log)]}
+    asked = recipe(folder / "data")
+    table = read_table(asked.data, asked.inputs, asked.label_column, asked.group_column)
+    table = replace(table, rows=table.rows[::EVERY])
+    run = CrossValidation.of(asked, table, load_columns(asked), folder)
+    shutil.rmtree(folder / "first", ignore_errors=True)
+    run.fit("first", "all", torch.arange(len(table.rows)), asked.seed)
+    losses = [entry["loss"] for entry in read_log(folder / "first" / "all" / "log.jsonl")]
+    steps = len(losses) // asked.epochs
+    means = [sum(losses[i : i + steps]) / steps for i in range(0, len(losses), steps)]
+    return {"rows": len(table.rows), "losses": means}
 
 
 UNITS = {"first_losses": first_losses, "folds": folds}
@@ -61,22 +64,16 @@ UNITS = {"first_losses": first_losses, "folds": folds}
 def summarize(units: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The record: DESIGN's fields, from the report of the run and the fingerprint."""
     report = units["folds"]
+    kept = (
+        "controls", "controls_accuracy", "gain_over", "probe_gain_over", "modalities", "sentence",
+        "rows", "missing", "groups", "folds", "by_class", "warnings",
+    )  # fmt: skip
     return {
         "recipe": report["recipe"],
         "seeds": [report["recipe"]["seed"]],
         "source": "compact copy" if os.environ.get("MMLIB_DATA") else pomology.ADDRESS,
         "data_sha256": report["data_sha256"],
         "metrics": {name: report[name] for name in ("accuracy", "balanced_accuracy")},
-        "controls": report["controls"],
-        "controls_accuracy": report["controls_accuracy"],
-        "gain_over": report["gain_over"],
-        "probe_gain_over_image_only": report["probe_gain_over_image_only"],
-        "sentence": report["sentence"],
-        "rows": report["rows"],
-        "without_text": report["without_text"],
-        "groups": report["groups"],
-        "folds": report["folds"],
-        "by_class": report["by_class"],
-        "warnings": report["warnings"],
+        **{name: report[name] for name in kept},
         "first_losses": units["first_losses"]["losses"],
     }
