@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from mmlib.data.scenes.questions import check_reference
 from mmlib.data.scenes.world import KINDS, check_objects
 from mmlib.errors import expected
 from mmlib.training.config import TrainingConfig, at_least, one_of
@@ -18,7 +19,8 @@ class SceneRecipe(Recipe):
     pictures × questions a step; scenes of `objects` things, of 1 to 3 in the first `curriculum`
     share of the steps; dense and grounding weigh their losses (0 takes them away); location weighs
     the location questions in the mixture; coordinates and axes are how a cell knows its place
-    (`GridEncoder`); modality "text" or "image" trains that one alone.
+    (`GridEncoder`); modality "text" or "image" trains that one alone. reference "outermost" asks
+    references as the world first did, so that the name need not be read (`sample_questions`).
 
     Each cause of success is one field, so that chapter 07 can take it away. Raises UserError where
     no batch can be made of these figures.
@@ -33,6 +35,7 @@ class SceneRecipe(Recipe):
     pictures: int = 32
     questions: int = 8
     objects: tuple[int, int] = (1, 6)
+    reference: str = "nearest"
     curriculum: float = 0.15
     dense: float = 1.0
     grounding: float = 0.5
@@ -45,6 +48,7 @@ class SceneRecipe(Recipe):
 
     def __post_init__(self) -> None:
         check_objects(self.objects)
+        check_reference(self.reference)
         at_least("pictures questions text_layers", self, 1)
         at_least("seed curriculum dense grounding location dropout", self, 0)
         for name in ("curriculum", "dropout"):

@@ -28,7 +28,7 @@ def batches(recipe: SceneRecipe) -> SceneBatches:
     """The training batches of a recipe."""
     return SceneBatches(
         recipe.seed, recipe.pictures, recipe.questions, recipe.objects, recipe.mixture(),
-        recipe.curriculum * recipe.training.steps, recipe.modality,
+        recipe.curriculum * recipe.training.steps, recipe.modality, recipe.reference,
     )  # fmt: skip
 
 
@@ -41,7 +41,9 @@ def train_scenes(
     folder holds a run of another recipe, or another process is at work in it.
     """
     folder, task = RunFolder(out), SceneTask.from_recipe(recipe)
-    asked = held_out_questions("validation", 100, recipe.objects, recipe.questions)
+    asked = held_out_questions(
+        "validation", 100, recipe.objects, recipe.questions, reference=recipe.reference
+    )
 
     def evaluate() -> dict[str, float]:
         return validation_score(task.model, asked, recipe.modality)

@@ -19,7 +19,8 @@ class SceneBatches:
     """The training batches, keyed by (seed, step): pictures × questions of `mixture`'s kinds.
 
     In the first easy_steps steps scenes have at most three things, and `EASY_KINDS` are asked in
-    equal shares. modality "text" or "image" hides the other one.
+    equal shares. modality "text" or "image" hides the other one; reference is how a reference is
+    asked (`sample_questions`).
     """
 
     seed: int
@@ -29,6 +30,7 @@ class SceneBatches:
     mixture: dict[str, float]
     easy_steps: float = 0.0
     modality: str = "both"
+    reference: str = "nearest"
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """The questions of one step as tensors (`collate`)."""
@@ -38,14 +40,15 @@ class SceneBatches:
             objects = (objects[0], min(3, objects[1]))
             weights = {kind: float(weights[kind] > 0) for kind in EASY_KINDS}
         drawn = [
-            sample_questions(rng, objects, self.questions, weights) for _ in range(self.pictures)
+            sample_questions(rng, objects, self.questions, weights, reference=self.reference)
+            for _ in range(self.pictures)
         ]
         return with_modality(tensors(drawn), self.modality)
 
 
 def held_out_questions(
     stream: str, pictures: int, objects: tuple[int, int] = (1, 6), questions: int = 8,
-    combinations: str = "train",
+    combinations: str = "train", reference: str = "nearest",
 ) -> dict[str, Tensor]:  # fmt: skip
     """Questions that no training step saw: the same for each seed, kinds in equal shares.
 
@@ -53,7 +56,7 @@ def held_out_questions(
     """
     rng = np.random.default_rng([STREAMS[stream], len(combinations)])
     drawn = [
-        sample_questions(rng, objects, questions, combinations=combinations)
+        sample_questions(rng, objects, questions, None, combinations, reference)
         for _ in range(pictures)
     ]
     return tensors(drawn)
