@@ -126,7 +126,7 @@ def test_a_variant_starts_as_the_whole_recipe_and_sees_its_batches(name, monkeyp
 
 
 def test_looks_are_the_shares_of_attention_that_a_loop_over_the_phrases_finds():
-    task, asked = SceneTask.from_recipe(TINY), PLATEAUS.questions()
+    task, asked = SceneTask.from_recipe(TINY).eval(), PLATEAUS.questions()
     found = PLATEAUS.looks(task.model, asked)
     assert [len(found["word"]), len(found["first"])] == [1, 2]  # the last layer asks no word
     pictures = scale_pixels(asked["pictures"][:40], channels_last=True)
