@@ -217,7 +217,7 @@ def test_7_9_kept_by_a_layer(n, P):
     block = TransformerBlock(MergedAttention(d, ("text", "image"), H), d)
     words = Tokens.all_visible(normal(0, B, L_t, d, dtype=torch.float32).requires_grad_())
     cells = Tokens.all_visible(normal(1, P, L_i, d, dtype=torch.float32).requires_grad_())
-    formula = B * d * (6 * L_t + 13 * n + 2 * L_i) + 2 * P * L_i * d
+    formula = B * d * (4 * L_t + 14 * n + 2 * L_i) + P * L_i * d
     kept = saved_bytes(lambda: block(words, {"image": cells}, queries=n), block) / 4
     # beside it: two numbers a norm and token, one a head and query, masks of a byte
     without_width = B * (2 * L_t + 2 * n + H * n) + (2 * (B * L_t + P * L_i) + 2 * B * 99) / 4
