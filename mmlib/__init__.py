@@ -77,11 +77,9 @@ _PUBLIC = {
         "preset",
     ),
     "mmlib.tokens": ("Tokens",),
-    "mmlib.training.fit": (
-        "Optimization",
-        "fit",
-        "train",
-    ),
+    "mmlib.training.config": ("TrainingConfig",),
+    "mmlib.training.fit": ("fit",),
+    "mmlib.training.loop": ("train",),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 __all__ = sorted(_HOME)

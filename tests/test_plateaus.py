@@ -1,6 +1,7 @@
 """The record that takes one cause away at a time: its rule, its pairs, its figures."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,15 @@ import torch
 from mmlib.data.scenes import KINDS
 from mmlib.encoders import scale_pixels
 from mmlib.evaluation import paired_interval
-from mmlib.tasks.scenes import SceneRecipe
+from mmlib.tasks.scene_recipe import SceneRecipe
+from mmlib.tasks.scene_run import batches
+from mmlib.tasks.scenes import SceneTask
 from tools import record
 
 RESULTS = Path(__file__).resolve().parents[1] / "book" / "results"
 PLATEAUS = record.load("plateaus")
+TINY = replace(PLATEAUS.RECIPE, preset="tiny")
 WRITTEN = json.loads((RESULTS / "plateaus.json").read_text("utf8"))
-SMALL = json.loads((RESULTS / "scenes_small.json").read_text("utf8"))
 
 
 def between(low: float, high: float) -> dict[str, float]:
@@ -59,13 +62,28 @@ def test_the_record_has_the_predictions_of_its_module_and_a_prediction_for_each_
     assert all(set(of_kind) == set(KINDS) for of_kind in PLATEAUS.PREDICTIONS.values())
 
 
-def test_the_whole_recipe_is_that_of_scenes_small():
-    recipes = [SceneRecipe.from_json(found["recipe"]) for found in (WRITTEN, SMALL)]
-    assert recipes == [SceneRecipe(), SceneRecipe()]
-    for seed in WRITTEN["seeds"]:
-        curve = WRITTEN["curves"]["whole"][f"seed_{seed}"]
-        assert curve == SMALL["curves"][f"seed_{seed}"][: len(curve)]
-        assert curve[-1]["step"] == WRITTEN["step"]
+def test_the_whole_recipe_and_its_curves_stand_in_the_record():
+    """Its figures are of the world as first made, and are kept when the record is made anew."""
+    assert SceneRecipe.from_json(WRITTEN["recipe"]) == PLATEAUS.RECIPE
+    assert PLATEAUS.RECIPE.reference == "outermost"
+    assert WRITTEN["seeds"] == list(PLATEAUS.SEEDS) and WRITTEN["step"] == PLATEAUS.LAST
+    assert "as first made" in WRITTEN["title"] and "fb46b08" in WRITTEN["command"]
+    every = PLATEAUS.RECIPE.training.evaluate_every
+    for name in ("whole", *PLATEAUS.VARIANTS):
+        for seed in WRITTEN["seeds"]:
+            curve = WRITTEN["curves"][name][f"seed_{seed}"]
+            assert [at["step"] for at in curve] == list(range(every, PLATEAUS.LAST + 1, every))
+    units = {
+        f"{name}_{seed}": {
+            "curve": WRITTEN["curves"][name][f"seed_{seed}"],
+            "looks": WRITTEN["looks"][name][f"seed_{seed}"],
+        }
+        for name in PLATEAUS.VARIANTS
+        for seed in WRITTEN["seeds"]
+    }
+    again = json.loads(json.dumps(PLATEAUS.summarize(units)))
+    for part in ("best_guess", "curves", "metrics", "outcomes", "verdicts", "looks", "recipe"):
+        assert again[part] == WRITTEN[part], part
 
 
 def test_each_difference_is_that_of_the_last_points_of_the_curves_and_each_verdict_its_own():
@@ -84,34 +102,32 @@ def test_each_difference_is_that_of_the_last_points_of_the_curves_and_each_verdi
 
 
 def test_a_variant_steps_at_the_rate_of_the_whole_recipe_though_it_is_cut_off():
-    short, whole = PLATEAUS.FirstSteps(steps=PLATEAUS.LAST), SceneRecipe().optimization
-    assert short.steps < whole.steps
-    assert all(short.rate(step) == whole.rate(step) for step in (0, 199, 700, PLATEAUS.LAST - 1))
+    assert PLATEAUS.LAST < PLATEAUS.RECIPE.training.steps
+    for name in PLATEAUS.VARIANTS:
+        recipe, _ = PLATEAUS.variant(name, 1)
+        assert recipe.training == PLATEAUS.RECIPE.training and recipe.seed == 1
 
 
 @pytest.mark.parametrize("name", PLATEAUS.VARIANTS)
-def test_a_variant_starts_as_the_whole_recipe_and_is_asked_the_same(name):
-    whole, variant = (
-        PLATEAUS.Variant(SceneRecipe(preset="tiny", **changes))
-        for changes in ({}, PLATEAUS.VARIANTS[name])
-    )
+def test_a_variant_starts_as_the_whole_recipe_and_sees_its_batches(name, monkeypatch):
+    monkeypatch.setattr(PLATEAUS, "RECIPE", TINY)
+    whole = SceneTask.from_recipe(replace(TINY, seed=1))
+    recipe, variant = PLATEAUS.variant(name, 1)
     for (key, a), b in zip(
-        whole.module.state_dict().items(), variant.module.state_dict().values(), strict=True
+        whole.state_dict().items(), variant.state_dict().values(), strict=True
     ):
         assert torch.equal(a, b), key
-    assert all(torch.equal(x, variant.asked[key]) for key, x in whole.asked.items())
-    batches = [task.batch(1000) for task in (whole, variant)]
-    assert len(batches[0]["target"]) == len(batches[1]["target"])
+    assert variant.grounding_layer == PLATEAUS.GROUNDING_LAYER.get(name, whole.grounding_layer)
+    ours, theirs = (batches(of).batch(1000) for of in (replace(TINY, seed=1), recipe))
+    assert len(ours["target"]) == len(theirs["target"])
     # what is taken away is a loss, a layer or the first part of the run: the batch is the same
-    same = all(
-        torch.equal(x, batches[1][key]) for key, x in batches[0].items() if key != "pictures"
-    )
+    same = all(torch.equal(x, theirs[key]) for key, x in ours.items() if key != "pictures")
     assert same == (name not in ("pictures", "location"))
 
 
 def test_looks_are_the_shares_of_attention_that_a_loop_over_the_phrases_finds():
-    task = PLATEAUS.Variant(SceneRecipe(preset="tiny"))
-    found, asked = PLATEAUS.looks(task), task.asked
+    task, asked = SceneTask.from_recipe(TINY).eval(), PLATEAUS.questions()
+    found = PLATEAUS.looks(task.model, asked)
     assert [len(found["word"]), len(found["first"])] == [1, 2]  # the last layer asks no word
     pictures = scale_pixels(asked["pictures"][:40], channels_last=True)
     text = {name: asked[name][:320] for name in ("input_ids", "attention_mask")}

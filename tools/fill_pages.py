@@ -235,7 +235,7 @@ def records_block() -> str:
         record = json.loads(path.read_text("utf8"))
         if not isinstance(record, dict):
             continue
-        facts = [f"`make record NAME={path.stem}`"]
+        facts = [f"`{record.get('command', f'make record NAME={path.stem}')}`"]
         if isinstance(record.get("seeds"), list):
             facts.append(f"seeds {', '.join(map(str, record['seeds']))}")
         if "seconds" in record:

@@ -127,7 +127,7 @@ def record(name: str) -> dict[str, Any]:
 
     Raises UserError where there is neither.
     """
-    local = Path(__file__).resolve().parents[1] / "book" / "results" / f"{name}.json"
+    local = Path(__file__).resolve().parents[2] / "book" / "results" / f"{name}.json"
     if local.exists():
         return json.loads(local.read_text("utf8"))
     origin = json.loads(metadata.distribution("mmlib").read_text("direct_url.json") or "{}")

@@ -132,7 +132,8 @@ STREAMING = Exercise(look="", judge=_judge_step)
 
 
 def _visible(block: Any) -> Tensor:
-    row = torch.as_tensor(block, dtype=torch.float64)[None]
+    numbers = torch.as_tensor(block, dtype=torch.float64)
+    row = numbers.unique(return_inverse=True)[1][None]  # their ranks: any numbers may be given
     return attention_mask(torch.ones(row.shape, dtype=torch.bool), row)[0, 0]
 
 
