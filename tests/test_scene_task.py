@@ -697,12 +697,28 @@ def test_a_run_folder_holds_what_is_promised(trained):
     assert [e["step"] for e in read_log(out / "log.jsonl") if "score" in e] == [2, 4]
 
 
-def test_the_report_is_about_the_best_weights(trained):
-    out, result = trained
+def test_the_report_is_about_the_best_weights(tmp_path, monkeypatch):
+    """Of steps 2 and 4 the second scored less: its weights are others, and not those asked."""
+    scores, asked = iter([0.9, 0.1]), {}
+
+    def report_(model, recipe):
+        asked.update({name: x.clone() for name, x in model.state_dict().items()})
+        return {}
+
+    monkeypatch.setattr(scene_run, "validation_score", lambda *given: {"overall": next(scores)})
+    monkeypatch.setattr(scene_run, "report", report_)
+    train_scenes(recipe(), tmp_path, EXECUTION)
     best, last = task_of(), task_of()
+    load_weights(tmp_path / "best", best)
+    load_weights(tmp_path / "last", last)
+    assert same(asked, best.model.state_dict()) and not same(asked, last.model.state_dict())
+
+
+def test_a_run_is_loaded_with_its_best_weights(trained):
+    """Asked again, they give the report's figures."""
+    out, result = trained
+    best = task_of()
     load_weights(out / "best", best)
-    load_weights(out / "last", last)
-    assert not same(best.state_dict(), last.state_dict())
     again, task = load_run(out)
     assert again == recipe() and same(task.state_dict(), best.state_dict())
     batch = held_out_questions("test", 20, again.objects, again.questions)
