@@ -72,26 +72,27 @@ def attention_to_shared(q: Tensor, sources: Sequence[tuple[Tensor, Tensor, Tenso
     B, H, L_q, d_k = q.shape
     P = math.gcd(B, *(len(k) for k, _, _ in sources))
     if P == B:  # nothing is shared: the fused kernel
-        k, v, mask = zip(*((repeat_rows(x, B) for x in source) for source in sources), strict=True)
-        return attention(q, torch.cat(k, 2), torch.cat(v, 2), attention_mask(torch.cat(mask, 1)))
+        parts = [[repeat_rows(x, B) for x in source] for source in sources]
+        ks, vs, masks = (list(column) for column in zip(*parts, strict=True))
+        return attention(q, torch.cat(ks, 2), torch.cat(vs, 2), attention_mask(torch.cat(masks, 1)))
 
     def rows(x: Tensor) -> Tensor:  # [P · c, H, L, d] → [P, H, c, L, d]: c rows to each of P
         return x.unflatten(0, (P, -1)).transpose(1, 2)
 
     q = (rows(q) / d_k**0.5).contiguous()
     scores, reachable = [], torch.zeros(B, dtype=torch.bool, device=q.device)
-    for k, _, mask in sources:
-        _check(q, k, None)
+    for key, _, mask in sources:
+        _check(q, key, None)
         reachable = reachable | repeat_rows(mask.any(1), B)
-        k, mask = rows(k), rows(attention_mask(mask))
+        k = rows(key)
         score = q.view(P, H, k.shape[2], -1, d_k) @ k.transpose(-2, -1)
         # the least number, not −∞: a row without any key would be NaN before it is dropped below
-        score = score.masked_fill(~mask, torch.finfo(score.dtype).min)
+        score = score.masked_fill(~rows(attention_mask(mask)), torch.finfo(score.dtype).min)
         scores.append(score.view(*q.shape[:-1], -1))
     weights = torch.cat(scores, -1).softmax(-1).split([s.shape[-1] for s in scores], -1)
     out = q.new_zeros(())
-    for weight, (_, v, _) in zip(weights, sources, strict=True):
-        v = rows(v)
+    for weight, (_, value, _) in zip(weights, sources, strict=True):
+        v = rows(value)
         part = weight.reshape(P, H, v.shape[2], -1, v.shape[3]) @ v
         out = out + part.view(*q.shape[:-1], -1)
     out = out.permute(0, 2, 3, 1, 4).flatten(0, 1).transpose(1, 2)

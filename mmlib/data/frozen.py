@@ -24,7 +24,9 @@ from mmlib.tokens import Tokens
 class FrozenColumn(Protocol):
     """What the features of one modality are computed with, and what is trained on top of them."""
 
-    backbone: nn.Module
+    @property
+    def backbone(self) -> nn.Module:
+        """The frozen network."""
 
     def key(self) -> list[str]:
         """All that decides the features besides the input, for the names of cached files."""

@@ -90,7 +90,7 @@ def small_bert(
         max_position_embeddings=max_position_embeddings,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
-        # for texts this short the fused kernel takes longer than the formula
-        attn_implementation="eager",
     )
+    # for texts this short the fused kernel takes longer than the formula
+    config._attn_implementation = "eager"
     return BertModel(config, add_pooling_layer=False)

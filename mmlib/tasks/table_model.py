@@ -39,7 +39,7 @@ def load_columns(
     text, tokenizer = load_text(recipe.text_encoder)
     image = load_image(recipe.image_encoder)
     return {
-        "text": FrozenText(text.to(device), tokenizer, recipe.text_length),
+        "text": FrozenText(text.to(device), tokenizer, recipe.text_length),  # type: ignore[arg-type]
         "image": FrozenPicture(image.to(device), recipe.image_size),
     }
 

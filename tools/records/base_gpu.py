@@ -181,7 +181,7 @@ def build(plan: Plan) -> tuple[SceneTask, ModelConfig, dict[str, str]]:
         config = replace(config, image="rehearsal_network")
     enlarged = nn.Sequential(
         nn.Upsample(size=(SIDE, SIDE), mode="bilinear", align_corners=False), network
-    ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ).to(memory_format=torch.channels_last)
     model = MultimodalBert(
         TextEncoder(bert, config.d),
         GridEncoder(

@@ -14,7 +14,7 @@ above one half.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from itertools import combinations
 from pathlib import Path
@@ -98,7 +98,7 @@ def word(thing: Thing, asked: str) -> str:
 
 def simple_rules(drawn: list[Picture]) -> dict[str, dict[str, float]]:
     """Accuracy on the references of each rule that ignores the name, or the side."""
-    right = {"name": Counter[str](), "side": Counter[str]()}
+    right: dict[str, dict[str, float]] = {"name": defaultdict(float), "side": defaultdict(float)}
     total = 0
     for scene, question, asked, side, named in references(drawn):
         total += 1

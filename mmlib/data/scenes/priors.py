@@ -186,7 +186,7 @@ def _right(kind: str, unread: str, halves: Sequence[Counter[tuple[str, str]]]) -
         counted.append(answers)
     found = 0
     for made, scored in (counted, counted[::-1]):
-        for text, answers in scored.items():
+        for text, given in scored.items():
             if rule := made.get(text):
-                found += answers[max(rule, key=rule.__getitem__)]
+                found += given[max(rule, key=rule.__getitem__)]
     return found
