@@ -93,7 +93,9 @@ class Sizes(NamedTuple):
         """Raises UserError for a fusion other than merged attention."""
         blocks = list(model.fusion)
         for block in blocks:
-            if not (isinstance(block, TransformerBlock) and isinstance(block.mixer, MergedAttention)):
+            if not (
+                isinstance(block, TransformerBlock) and isinstance(block.mixer, MergedAttention)
+            ):
                 raise expected("merged attention", "another fusion", "choose fusion='merged'")
         model_image: Any = model.encoders["image"]
         bert: Any = model.encoders["text"]
@@ -167,9 +169,7 @@ def kept_values(model: MultimodalBert, B: int, P: int, L_t: int) -> dict[str, in
     return {
         "text": B * L_t * s.d_t * (16 * s.text_layers + 2),
         "image": P * (maps + s.L_i * (s.width + s.d)),
-        "fusion": sum(
-            B * s.d * (4 * L_t + 14 * n + 2 * s.L_i) + P * s.L_i * s.d for n in asked
-        ),
+        "fusion": sum(B * s.d * (4 * L_t + 14 * n + 2 * s.L_i) + P * s.L_i * s.d for n in asked),
     }
 
 
