@@ -113,9 +113,7 @@ def test_a_variant_starts_as_the_whole_recipe_and_sees_its_batches(name, monkeyp
     monkeypatch.setattr(PLATEAUS, "RECIPE", TINY)
     whole = SceneTask.from_recipe(replace(TINY, seed=1))
     recipe, variant = PLATEAUS.variant(name, 1)
-    for (key, a), b in zip(
-        whole.state_dict().items(), variant.state_dict().values(), strict=True
-    ):
+    for (key, a), b in zip(whole.state_dict().items(), variant.state_dict().values(), strict=True):
         assert torch.equal(a, b), key
     assert variant.grounding_layer == PLATEAUS.GROUNDING_LAYER.get(name, whole.grounding_layer)
     ours, theirs = (batches(of).batch(1000) for of in (replace(TINY, seed=1), recipe))

@@ -169,9 +169,7 @@ def kept_values(model: MultimodalBert, B: int, P: int, L_t: int) -> dict[str, in
     return {
         "text": B * L_t * s.d_t * (16 * s.text_layers + 2),
         "image": P * (maps + s.L_i * (s.width + s.d)),
-        "fusion": sum(
-            B * s.d * (4 * L_t + 14 * n + 2 * s.L_i) + P * s.L_i * s.d for n in asked
-        ),
+        "fusion": sum(B * s.d * (4 * L_t + 14 * n + 2 * s.L_i) + P * s.L_i * s.d for n in asked),
     }
 
 

@@ -26,9 +26,7 @@ def resumed(run: str) -> list[dict[str, float]]:
         if step == 6 and lost == "moments":
             optimizer = torch.optim.AdamW(layer.parameters(), 0.1, (0.9, 0.98), weight_decay=0.0)
         again = step - 6 if step >= 6 else step
-        draw = torch.Generator().manual_seed(
-            derive_seed(7, again if lost == "batches" else step)
-        )
+        draw = torch.Generator().manual_seed(derive_seed(7, again if lost == "batches" else step))
         x = torch.randn(8, 6, generator=draw)
         y = torch.randint(3, (8,), generator=draw)
         rate = 0.1 * (1 - (again if lost == "rate" else step) / 10)
