@@ -15,14 +15,10 @@ from torch import nn
 
 from mmlib.attention import attention, attention_weights, join_heads, split_heads
 from mmlib.book.exercises.chapter_04 import EXERCISES
-from mmlib.book.symbols import (
-    TASKS,
-    SymbolicModel,
-    additive_part,
-    expected_loss,
-    limit,
-    reference,
-)
+from mmlib.book.limits import limit
+from mmlib.book.symbolic_model import SymbolicModel, expected_loss
+from mmlib.book.symbols import TASKS, reference
+from mmlib.evaluation.additive import additive_part
 from mmlib.fusion import CrossAttention, LateFusion, MergedAttention, modality_share
 from mmlib.tokens import Tokens
 

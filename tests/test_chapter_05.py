@@ -15,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmlib.attention import attention_mask
 from mmlib.book.exercises import check
 from mmlib.book.exercises.chapter_05 import EXERCISES
-from mmlib.book.symbols import TASKS, limit
+from mmlib.book.limits import limit
+from mmlib.book.symbols import TASKS
 from mmlib.losses import (
     SIGLIP_LOG_SCALE,
     corrupt,

@@ -6,15 +6,9 @@ import math
 import pytest
 import torch
 
-from mmlib.book.symbols import (
-    FORM,
-    TASKS,
-    SymbolicModel,
-    expected_accuracy,
-    expected_loss,
-    limit,
-    reference,
-)
+from mmlib.book.limits import FORM, limit
+from mmlib.book.symbolic_model import SymbolicModel, expected_accuracy, expected_loss
+from mmlib.book.symbols import TASKS, reference
 from mmlib.errors import UserError
 from mmlib.fusion import FUSIONS
 from mmlib.tokens import Tokens

@@ -23,15 +23,9 @@ from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mmlib.book.symbols import (
-    FORM,
-    TASKS,
-    SymbolicModel,
-    Task,
-    expected_accuracy,
-    expected_loss,
-    limit,
-)
+from mmlib.book.limits import FORM, limit
+from mmlib.book.symbolic_model import SymbolicModel, expected_accuracy, expected_loss
+from mmlib.book.symbols import TASKS, SymbolicTask
 from mmlib.evaluation import interval
 from mmlib.fusion import FUSIONS, MergedAttention
 from mmlib.tokens import Tokens
@@ -75,12 +69,12 @@ ROWS: dict[str, Row] = {
 }
 
 
-def prediction(row: Row, task: Task) -> dict[str, float]:
+def prediction(row: Row, task: SymbolicTask) -> dict[str, float]:
     """What theory allows: {"accuracy": at most, "loss": at least}."""
     return asdict(limit(task, row.form))
 
 
-def inputs(row: Row, task: Task, missing: tuple[str, ...] = ()) -> tuple[Tokens, Tokens]:
+def inputs(row: Row, task: SymbolicTask, missing: tuple[str, ...] = ()) -> tuple[Tokens, Tokens]:
     """All pairs as the row sees them; a missing side has nothing to attend to and says nothing."""
     texts, pictures = (task.averaged() if row.averaged else task).pairs()
     gone = [side for side in ("text", "image") if side in missing or side not in row.sees]
@@ -91,7 +85,7 @@ def inputs(row: Row, task: Task, missing: tuple[str, ...] = ()) -> tuple[Tokens,
     return texts, pictures
 
 
-def train(row: Row, task: Task, seeds: tuple[int, ...] = SEEDS, steps: int = STEPS) -> dict:
+def train(row: Row, task: SymbolicTask, seeds: tuple[int, ...] = SEEDS, steps: int = STEPS) -> dict:
     """All seeds side by side; vmap makes of them one computation, not one model.
 
     Returns "losses" [steps, S], the final "logits" {view: [S, T·P, 2]}, "snapshots" and "share"
@@ -132,7 +126,7 @@ def train(row: Row, task: Task, seeds: tuple[int, ...] = SEEDS, steps: int = STE
     return {"losses": torch.stack(losses), "logits": logits, "snapshots": snapshots}
 
 
-def _attention(model: SymbolicModel, weights: dict, row: Row, task: Task) -> dict[str, Tensor]:
+def _attention(model: SymbolicModel, weights: dict, row: Row, task: SymbolicTask) -> dict[str, Tensor]:
     """Merged attention of the first word, mean over heads: {modality: [S, T·P, L_m]}."""
     look, seen = _Look(model), inputs(row, task)
     named = {f"model.{name}": w for name, w in weights.items()}
@@ -154,7 +148,7 @@ class _Look(torch.nn.Module):
         return self.model.fusion.weights(streams["text"], streams)
 
 
-def cell(row: Row, task: Task) -> dict[str, Any]:
+def cell(row: Row, task: SymbolicTask) -> dict[str, Any]:
     """Train one cell of the table and measure it, exactly, over all inputs."""
     result = train(row, task)
     final, T = result["logits"][""], len(task.texts)
@@ -182,7 +176,7 @@ def cell(row: Row, task: Task) -> dict[str, Any]:
     return values
 
 
-def _unit(row: Row, task: Task):
+def _unit(row: Row, task: SymbolicTask):
     def run(folder: Path) -> dict[str, Any]:
         torch.set_num_threads(1)  # the sums are short; a second thread only changes their order
         return cell(row, task)
