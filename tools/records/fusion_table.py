@@ -126,7 +126,9 @@ def train(row: Row, task: SymbolicTask, seeds: tuple[int, ...] = SEEDS, steps: i
     return {"losses": torch.stack(losses), "logits": logits, "snapshots": snapshots}
 
 
-def _attention(model: SymbolicModel, weights: dict, row: Row, task: SymbolicTask) -> dict[str, Tensor]:
+def _attention(
+    model: SymbolicModel, weights: dict, row: Row, task: SymbolicTask
+) -> dict[str, Tensor]:
     """Merged attention of the first word, mean over heads: {modality: [S, T·P, L_m]}."""
     look, seen = _Look(model), inputs(row, task)
     named = {f"model.{name}": w for name, w in weights.items()}
