@@ -118,5 +118,5 @@ class Tokens:
 
 
 def is_whole(x: Tensor) -> bool:
-    """Whether x holds whole numbers by its type; True and False are none."""
+    """Whether x [...] holds whole numbers by its type; True and False are none."""
     return not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)

@@ -45,7 +45,7 @@ def build_optimizers(task: nn.Module, config: TrainingConfig) -> list[torch.opti
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
-    """Whether Muon takes it: a matrix that is neither an embedding, nor a place, nor a head."""
+    """Whether Muon takes it: a matrix [m, n] that is no embedding, no place and no head."""
     outer = ("embedding", "modality", "head", "supervision", "place", "row", "column", "cell")
     return parameter.dim() == 2 and not any(word in name for word in outer)
 

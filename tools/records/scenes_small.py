@@ -137,14 +137,17 @@ def references(units: dict[str, Any]) -> dict[str, Any]:
 
 
 def summarize(units: dict[str, Any]) -> dict[str, Any]:
-    test = held_out_questions("test", 1000, RECIPE.objects, RECIPE.questions)
+    recipe = SceneRecipe.from_json(units["seed_0"]["recipe"])
+    test = held_out_questions(
+        "test", 1000, recipe.objects, recipe.questions, reference=recipe.reference
+    )
     data = hashlib.sha256(
         b"".join(test[n].numpy().tobytes() for n in ("pictures", "input_ids", "target"))
     )
     names = ("text_only", "image_only", "shuffled", "blank")
     by_kind = {name: over_seeds(units, "controls", name) for name in names}
     return {
-        "recipe": units["seed_0"]["recipe"],
+        "recipe": recipe.to_json(),
         "seeds": list(SEEDS),
         "data_sha256": data.hexdigest(),
         "seconds_a_seed": interval([units[f"seed_{seed}"]["seconds"] for seed in SEEDS]),
