@@ -24,6 +24,9 @@ from mmlib.errors import UserError
 from mmlib.evaluation import accuracy_interval
 from mmlib.generation import predict
 from mmlib.models import MultimodalBert, preset
+from mmlib.tasks.scene_recipe import SceneRecipe
+from mmlib.tasks.scene_run import batches
+from mmlib.tasks.scenes import SceneTask
 from mmlib.training.checkpoint import read_checkpoint
 from mmlib.training.config import Execution, TrainingConfig
 from mmlib.training.fit import fit, start, take_step
@@ -266,6 +269,23 @@ def test_clipping_bounds_the_norm_of_the_whole_gradient(accumulate):
     assert norm(free) > 0.02
     _, clipped = one_step(Toy(), replace(config, max_grad_norm=0.01))
     assert norm(clipped) == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_trained_batch_norm_is_what_microbatches_change(frozen):
+    """The whole model gives one gradient however the batch is cut, with its BatchNorm at rest; at
+    work it takes its statistics from each microbatch, and the gradient is another one."""
+    recipe = SceneRecipe(preset="tiny", pictures=4, questions=2)
+    given, found = batches(recipe).batch(0), []
+    for k in (1, 2):
+        task = SceneTask.from_recipe(recipe)
+        if frozen:
+            task.model.encoders["image"].freeze()
+        found.append(one_step(task, replace(CONFIG, accumulate=k, max_grad_norm=1e9), given=given))
+    whole, cut = (gradient for _, gradient in found)
+    trained = [name for name in whole if "running" not in name and "num_batches" not in name]
+    apart = norm({n: cut[n] - whole[n] for n in trained}) / norm({n: whole[n] for n in trained})
+    assert apart < 1e-5 if frozen else apart > 0.01
 
 
 def test_dropout_is_the_microbatchs_own():

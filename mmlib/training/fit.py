@@ -2,8 +2,9 @@
 
 Everything random is keyed: the batch by (seed, step), dropout by (seed, step, microbatch). So a
 step is the same whether the run came to it in one piece or in ten, and nothing but weights,
-optimizer and step number has to be saved. How many processes share the work changes nothing but
-the last digits.
+optimizer and step number has to be saved. How many processes or microbatches share the work changes
+nothing but the last digits, unless the model trains a BatchNorm: its statistics are those of a
+microbatch.
 """
 
 from __future__ import annotations
