@@ -23,6 +23,7 @@ from mmlib.book.costs import (
     Sizes,
     convolutions,
     forward_flops,
+    kept_by_a_layer,
     kept_maps,
     kept_values,
     layer_flops,
@@ -64,8 +65,7 @@ def built(name: str) -> MultimodalBert:
 
 def inputs(model: MultimodalBert, B: int, P: int):
     size = model.encoders["image"].image_size
-    mask = torch.ones(B, L_t, dtype=torch.bool)
-    mask[0, 9:] = False
+    mask = torch.ones(B, L_t, dtype=torch.bool)  # padding would not be computed
     text = {"input_ids": torch.ones(B, L_t, dtype=torch.long), "attention_mask": mask}
     return text, normal(0, P, 3, size, size, dtype=torch.float32)
 
@@ -210,17 +210,19 @@ def test_7_8_bytes():
     assert found["activations"] == 4 * sum(kept_values(model, 2, 1, L_t).values())
 
 
-@pytest.mark.parametrize("n, P", [(L_t, 4), (1, 2)])
+@pytest.mark.parametrize("n, P", [(L_t, 2), (1, 2), (L_t, 1)])
 def test_7_9_kept_by_a_layer(n, P):
-    """What autograd keeps that has the width d or a multiple of it."""
+    """What autograd keeps; beside the formula the cells, which other layers read too."""
     d, L_i, B, H = 64, 9, 4, 2
     block = TransformerBlock(MergedAttention(d, ("text", "image"), H), d)
     words = Tokens.all_visible(normal(0, B, L_t, d, dtype=torch.float32).requires_grad_())
     cells = Tokens.all_visible(normal(1, P, L_i, d, dtype=torch.float32).requires_grad_())
-    formula = B * d * (4 * L_t + 14 * n + 2 * L_i) + P * L_i * d
+    formula = B * d * (4 * L_t + 12 * n) + 2 * P * L_i * d + B * H * n * (L_t + L_i)
+    assert formula == kept_by_a_layer(d, H, L_t, L_i, n, B, P)
+    formula += P * L_i * d
     kept = saved_bytes(lambda: block(words, {"image": cells}, queries=n), block) / 4
-    # beside it: two numbers a norm and token, one a head and query, masks of a byte
-    without_width = B * (2 * L_t + 2 * n + H * n) + (2 * (B * L_t + P * L_i) + 2 * B * 99) / 4
+    # beside it: two numbers a norm and token, masks of a byte
+    without_width = B * (2 * L_t + 2 * n) + (2 * (B * L_t + P * L_i) + 2 * B * 99) / 4
     assert formula < kept < formula + without_width
 
 

@@ -1,7 +1,8 @@
 """Costs: chapter 07. What a training step computes and keeps, counted from the model's own sizes.
 
-B questions of L_t tokens on P pictures. A multiply-add is two floating-point operations; what is
-linear in the tokens without a product of matrices (norms, softmax, GELU) is not counted.
+B questions of L_t tokens, none of them padding, on P pictures. A multiply-add is two floating-point
+operations; what is linear in the tokens without a product of matrices (norms, softmax, GELU) is not
+counted.
 """
 
 from __future__ import annotations
@@ -77,10 +78,12 @@ def kept_maps(backbone: nn.Module, size: int) -> int:
 
 
 class Sizes(NamedTuple):
-    """The letters of the formulas, read off a model: widths, layers, tokens, parameters N."""
+    """The letters of the formulas, read off a model; N is the number of parameters."""
 
     d: int
     d_t: int
+    H: int
+    H_t: int
     text_layers: int
     layers: int
     width: int
@@ -91,7 +94,7 @@ class Sizes(NamedTuple):
     @classmethod
     def of(cls, model: MultimodalBert) -> Sizes:
         """Raises UserError for a fusion other than merged attention."""
-        blocks = list(model.fusion)
+        blocks: list[Any] = list(model.fusion)
         for block in blocks:
             if not (
                 isinstance(block, TransformerBlock) and isinstance(block.mixer, MergedAttention)
@@ -101,10 +104,10 @@ class Sizes(NamedTuple):
         bert: Any = model.encoders["text"]
         head: Any = model.head
         return cls(
-            head[1].in_features, bert.backbone.config.hidden_size,
-            bert.backbone.config.num_hidden_layers, len(blocks), model_image.proj.in_features,
-            len(model_image.places), head[1].out_features,
-            sum(p.numel() for p in model.parameters()),
+            head[1].in_features, bert.backbone.config.hidden_size, blocks[0].mixer.H,
+            bert.backbone.config.num_attention_heads, bert.backbone.config.num_hidden_layers,
+            len(blocks), model_image.proj.in_features, len(model_image.places),
+            head[1].out_features, sum(p.numel() for p in model.parameters()),
         )  # fmt: skip
 
 
@@ -159,18 +162,29 @@ def step_flops(model: MultimodalBert, B: int, P: int, L_t: int) -> int:
 def kept_values(model: MultimodalBert, B: int, P: int, L_t: int) -> dict[str, int]:
     """How many numbers the forward pass keeps for the backward pass, eqs. (7.9) and (7.10).
 
-    Counted are the tensors with a width: inputs of linear layers, of norms, of GELU, and q, k, v.
-    Not counted: masks, the norms' statistics, one number a head and query: a percent or two.
+    Counted are the inputs of linear layers, of norms, of GELU, and of attention q, k, v and the
+    weights, which the plain products that serve P < B pictures keep. Not counted: masks and the
+    norms' statistics, a percent or so.
     Source: Korthikanti et al. (2022), sec. 4, for the Transformer's.
     """
     s, image = Sizes.of(model), model.encoders["image"]
     maps = kept_maps(image.backbone, image.image_size)  # type: ignore[arg-type]
     asked = [L_t] * (s.layers - 1) + [1]
+    bert_layer = B * L_t * (16 * s.d_t + s.H_t * L_t)
+    layers = [kept_by_a_layer(s.d, s.H, L_t, s.L_i, n, B, P) for n in asked]
     return {
-        "text": B * L_t * s.d_t * (16 * s.text_layers + 2),
+        "text": s.text_layers * bert_layer + 2 * B * L_t * s.d_t,
         "image": P * (maps + s.L_i * (s.width + s.d)),
-        "fusion": sum(B * s.d * (4 * L_t + 14 * n + 2 * s.L_i) + P * s.L_i * s.d for n in asked),
+        "fusion": sum(layers) + P * s.L_i * s.d,  # all layers read the same cells
     }
+
+
+def kept_by_a_layer(d: int, H: int, L_t: int, L_i: int, n: int, B: int, P: int) -> int:
+    """Numbers that one fusion layer keeps, eq. (7.9), beside the cells that it reads.
+
+    n of L_t words, all or the first alone, ask L_t words and L_i cells of P < B pictures.
+    """
+    return B * d * (4 * L_t + 12 * n) + 2 * P * L_i * d + B * H * n * (L_t + L_i)
 
 
 def step_bytes(model: MultimodalBert, B: int, P: int, L_t: int) -> dict[str, int]:
