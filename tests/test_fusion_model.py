@@ -221,7 +221,7 @@ def test_the_last_layers_shortcut_gives_the_same_logits(fusion):
     state = out.tokens["rows"]
     others = {m: out.tokens[m] for m in ("image", "words")}
     for block in model.fusion:
-        state = block(state, others, own="rows")
+        state = block(state, others)
     assert torch.allclose(model.head(state.value[:, 0]), out.logits, atol=1e-5)
 
 
