@@ -102,7 +102,7 @@ def run_tests(tests: list[str], mutant: Mutant | None = None) -> bool:
         with contextlib.redirect_stdout(io.StringIO()) as output:
             code = pytest.main([*OPTIONS, *tests])
         os.chdir(ROOT)
-        source = getattr(sys.modules.get("mmlib.tokens"), "__file__", None) or "nowhere"
+        source = getattr(sys.modules.get("mmlib"), "__file__", None) or "nowhere"
         # code 1: a test failed; others: the test was not found, or could not be imported
         if code not in (0, 1) or not Path(source).is_relative_to(tree):
             raise RuntimeError(
