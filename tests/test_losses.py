@@ -293,8 +293,11 @@ def test_corruption_comes_again_with_its_generator():
 def test_corruption_is_drawn_where_the_generator_is():
     """A generator on the CPU, tokens elsewhere: one seed, the same words on each device."""
     tokens, words = torch.zeros(2, 3, device="meta").long(), WORDS.to("meta")
-    read, target = corrupt(tokens, tokens == 0, 3, words, torch.Generator())
+    generator, other = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
+    read, target = corrupt(tokens, tokens == 0, 3, words, generator)
     assert read.device.type == target.device.type == "meta" and read.shape == (2, 3)
+    corrupt(torch.zeros(2, 3).long(), torch.ones(2, 3).bool(), 3, WORDS, other)
+    assert torch.equal(generator.get_state(), other.get_state()), "drawn from the generator"
 
 
 @pytest.mark.parametrize(
