@@ -10,6 +10,10 @@ What it should show (written before it was run on 10,000 pictures; 400 had been 
 that ignores the name of a reference, or its side, is right half of the time and no more, by
 construction; as first made, the name could be left unread without any loss. No simple rule comes
 above one half.
+
+What is left as it is: one name of a relation or a comparison may go unread most of the time, since
+both are transitive and no square of names exists; a color or a shape asked of few things has few
+answers. To mend either, most scenes would have to be refused.
 """
 
 from __future__ import annotations
