@@ -25,16 +25,17 @@ from PIL import Image as Picture
 
 from mmlib.errors import expected
 
-# Okabe and Ito's colours, darkened where text or a line on white needs the contrast.
+# Okabe and Ito's colors, darkened where text or a line on white needs the contrast.
 TEXT, IMAGE, BOTH, MUTED = "#0b5fa5", "#b3470f", "#1a7a4c", "#6b7280"
-COLOURS = (TEXT, IMAGE, BOTH, "#8e3b8a", "#a07800", "#1b1b1b", MUTED)
+SOUND, SENSORS = "#8e3b8a", "#a07800"
+COLORS = (TEXT, IMAGE, BOTH, SOUND, SENSORS, "#1b1b1b", MUTED)
 STYLE: Any = {
     "figure.figsize": (4.8, 3.0), "figure.dpi": 192, "savefig.dpi": 192,  # legible on a phone
     "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white",
     "figure.constrained_layout.use": True, "font.family": "DejaVu Sans", "font.size": 10,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
     "grid.color": "#e5e7eb", "axes.axisbelow": True, "legend.frameon": False,
-    "axes.prop_cycle": cycler(color=COLOURS),
+    "axes.prop_cycle": cycler(color=COLORS),
 }  # fmt: skip
 
 _started = time.perf_counter()
@@ -60,7 +61,7 @@ def time_spent() -> None:
 
 
 def png_bytes(figure: Figure) -> bytes:
-    """The figure as a PNG of at most 256 colours, the same bytes on each run; closes the figure."""
+    """The figure as a PNG of at most 256 colors, the same bytes on each run; closes the figure."""
     raw, packed = io.BytesIO(), io.BytesIO()
     figure.savefig(raw, format="png", metadata={"Software": None})  # else Matplotlib's version
     plt.close(figure)

@@ -1,0 +1,255 @@
+"""The book's visual language: the pieces that every diagram is drawn from.
+
+A color a modality, a token a rounded cell, attention a line as thick as its weight, a tensor a grid
+with its shape written above it. Lengths are inches of the page. A function that draws a whole
+figure returns it with the words that say what is to be seen, computed from the same numbers, as
+`figures.show` takes them: `figures.show(*attends(words, weights, asking=1))`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from torch import Tensor
+
+from mmlib.book.figures import BOTH, IMAGE, MUTED, SENSORS, SOUND, TEXT
+
+MODALITY = {
+    "text": TEXT, "image": IMAGE, "audio": SOUND, "sensors": SENSORS, "both": BOTH, "none": MUTED,
+}  # fmt: skip
+WIDEST = 4.8  # what a phone shows without scrolling
+_THICKEST = 9.0  # points of a line that carries all the weight
+Point = tuple[float, float]
+
+
+def canvas(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty sheet of that many inches, (0, 0) at the lower left."""
+    figure = plt.figure(figsize=(width, height), layout="none")
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.set(xlim=(0, width), ylim=(0, height), aspect="equal")
+    axis.axis("off")
+    return figure, axis
+
+
+def tint(color: str, share: float) -> tuple[float, float, float]:
+    """The color on white, from 0 (white) to 1 (itself)."""
+    red, green, blue = (1 + (part - 1) * share for part in to_rgb(color))
+    return red, green, blue
+
+
+def token(
+    axis: Axes, center: Point, label: str, modality: str = "text", width: float = 0.8,
+    strong: bool = False,
+) -> None:  # fmt: skip
+    """A token: a rounded cell in its modality's color, filled where it is the one spoken of."""
+    x, y = center
+    color = MODALITY[modality]
+    face = color if strong else tint(color, 0.12)
+    axis.add_patch(
+        FancyBboxPatch(
+            (x - width / 2 + 0.06, y - 0.1),
+            width - 0.12,
+            0.2,
+            "round,pad=0.06,rounding_size=0.1",
+            facecolor=face,
+            edgecolor=color,
+            linewidth=1.2,
+            zorder=3,
+        )  # fmt: skip
+    )
+    ink = "white" if strong else "#1b1b1b"
+    axis.text(x, y - 0.01, label, ha="center", va="center", color=ink, fontsize=10, zorder=4)
+
+
+def line(axis: Axes, start: Point, end: Point, weight: float, modality: str = "text") -> None:
+    """Attention from one token to another: as thick as its weight, none where that is zero."""
+    if weight > 0:
+        axis.plot(
+            *zip(start, end, strict=True), color=MODALITY[modality], zorder=1,
+            linewidth=max(0.6, _THICKEST * weight), solid_capstyle="butt", alpha=0.75,
+        )  # fmt: skip
+
+
+def arrow(axis: Axes, start: Point, end: Point, bend: float = 0.0) -> None:
+    """The way of a value from one piece of a diagram to the next; bend turns it aside."""
+    axis.add_patch(
+        FancyArrowPatch(
+            start,
+            end,
+            arrowstyle="-|>",
+            mutation_scale=10,
+            color=MUTED,
+            linewidth=1.2,
+            shrinkA=0,
+            shrinkB=0,
+            connectionstyle=f"arc3,rad={bend}",
+            zorder=2,
+        )  # fmt: skip
+    )
+
+
+def box(
+    axis: Axes, center: Point, label: str, modality: str = "none", width: float = 1.2,
+    height: float = 0.34,
+) -> None:  # fmt: skip
+    """A part of a model that computes: a box with square corners."""
+    x, y = center
+    axis.add_patch(
+        Rectangle(
+            (x - width / 2, y - height / 2),
+            width,
+            height,
+            zorder=3,
+            linewidth=1.2,
+            facecolor=tint(MODALITY[modality], 0.12),
+            edgecolor=MODALITY[modality],
+        )  # fmt: skip
+    )
+    axis.text(x, y - 0.01, label, ha="center", va="center", fontsize=9, zorder=4)
+
+
+def grid(
+    axis: Axes, corner: Point, values: Tensor | Sequence[Sequence[float]], name: str = "",
+    modality: str = "text", rows: Sequence[str] = (), columns: Sequence[str] = (), side: float = 0.36,
+    form: str = "{:g}", hidden: Tensor | None = None, shape: bool = True,
+) -> Point:  # fmt: skip
+    """A tensor of two axes as a grid, its upper left corner given; returns its lower right one.
+
+    The darker, the larger; each number as `form` writes it ("" leaves them out). Cells where
+    `hidden` is True are crossed out. Above it stand the name and, unless told not to, the shape.
+    """
+    table = torch.as_tensor(values, dtype=torch.float64)
+    height, width = table.shape
+    left, top = corner
+    largest = float(table.abs().max()) or 1.0
+    for i in range(height):
+        for j in range(width):
+            x, y, value = left + j * side, top - (i + 1) * side, float(table[i, j])
+            out = hidden is not None and bool(hidden[i, j])
+            share = 0.0 if out else 0.75 * abs(value) / largest
+            color = MODALITY[modality] if value >= 0 else MODALITY["none"]
+            axis.add_patch(
+                Rectangle(
+                    (x, y),
+                    side,
+                    side,
+                    facecolor=tint(color, share),
+                    edgecolor="white",
+                    linewidth=1.0,
+                    zorder=2,
+                )  # fmt: skip
+            )
+            if out:
+                axis.plot(
+                    (x + 0.08, x + side - 0.08), (y + 0.08, y + side - 0.08), color=MUTED, lw=1
+                )
+            elif form:
+                axis.text(
+                    x + side / 2, y + side / 2, form.format(value + 0.0), ha="center", va="center",
+                    fontsize=8, color="white" if share > 0.6 else "#1b1b1b", zorder=3,
+                )  # fmt: skip
+    axis.add_patch(
+        Rectangle(
+            (left, top - height * side),
+            width * side,
+            height * side,
+            fill=False,
+            edgecolor=MODALITY[modality],
+            linewidth=1.2,
+            zorder=4,
+        )  # fmt: skip
+    )
+    for i, label in enumerate(rows):
+        axis.text(left - 0.06, top - (i + 0.5) * side, label, ha="right", va="center", fontsize=9)
+    for j, label in enumerate(columns):
+        axis.text(
+            left + (j + 0.5) * side, top + 0.05, label, ha="left" if len(label) > 4 else "center",
+            va="bottom", fontsize=9, rotation=40 if len(label) > 4 else 0, rotation_mode="anchor",
+        )  # fmt: skip
+    title = f"{name} [{height}, {width}]" if shape else name
+    if title:
+        above = 0.08 if not columns else 0.58 if max(map(len, columns)) > 4 else 0.24
+        axis.text(
+            left + width * side / 2, top + above, title, ha="center", va="bottom", fontsize=9,
+            color=MODALITY[modality], fontweight="bold",
+        )  # fmt: skip
+    return left + width * side, top - height * side
+
+
+def attends(
+    keys: Sequence[str], weights: Sequence[float] | Tensor, asking: str,
+    modality: Sequence[str] | str = "text", asks: str = "text",
+) -> tuple[Figure, str]:  # fmt: skip
+    """What one query attends to: the keys in a row, the query below, a line to each key.
+
+    weights are those of the keys, each written above its token; modality is that of all keys or of
+    each, asks that of the query. Returns the figure and its alternative text.
+    """
+    shares = [float(w) for w in weights]
+    kinds = [modality] * len(keys) if isinstance(modality, str) else list(modality)
+    step = WIDEST / len(keys)
+    figure, axis = canvas(WIDEST, 2.0)
+    below = (WIDEST / 2, 0.25)
+    for number, (key, weight, kind) in enumerate(zip(keys, shares, kinds, strict=True)):
+        x = step * (number + 0.5)
+        line(axis, (below[0], below[1] + 0.15), (x, 1.35), weight, kind)
+        token(axis, (x, 1.5), key, kind, min(0.86, step - 0.06))
+        axis.text(x, 1.74, f"{weight:.2f}", ha="center", va="bottom", fontsize=9, color=MUTED)
+    token(axis, below, asking, asks, strong=True)
+    axis.text(below[0] + 0.5, below[1], "asks", va="center", fontsize=9, color=MUTED)
+    return figure, f"{asking} attends to {_in_words(keys, shares)}."
+
+
+def _in_words(keys: Sequence[str], shares: Sequence[float]) -> str:
+    """Weights in words, the largest first."""
+    order = sorted(range(len(keys)), key=lambda n: (-round(shares[n], 2), n))
+    return ", ".join(f"{keys[n]} {shares[n]:.2f}" for n in order)
+
+
+def weights(
+    table: Tensor, rows: Sequence[str], columns: Sequence[str], name: str = "weights",
+    mask: Tensor | None = None, modality: str = "text", form: str = "{:.2f}",
+) -> tuple[Figure, str]:  # fmt: skip
+    """The weights of all queries (rows) on all keys (columns); crossed out where mask is False."""
+    side = min(0.62, 3.9 / len(columns))
+    figure, axis = canvas(WIDEST, side * len(rows) + 0.95)
+    hidden = None if mask is None else ~mask
+    left = (WIDEST - side * len(columns)) / 2 + 0.3
+    grid(
+        axis, (left, side * len(rows) + 0.05), table, name, modality, rows, columns, side, form,
+        hidden,
+    )  # fmt: skip
+    told = []
+    for row, shares, number in zip(rows, table, range(len(rows)), strict=True):
+        seen = [n for n in range(len(columns)) if hidden is None or not hidden[number, n]]
+        told.append(
+            f"{row}: {_in_words([columns[n] for n in seen], [float(shares[n]) for n in seen])}"
+        )
+    return figure, f"A grid of {name}. " + "; ".join(told) + "."
+
+
+def bars(
+    groups: Sequence[tuple[str, Sequence[float]]], labels: Sequence[str], name: str,
+    modality: str = "text",
+) -> tuple[Figure, str]:  # fmt: skip
+    """Weights over the same keys, one row of bars a group: what a change does to them."""
+    figure, axes = plt.subplots(
+        len(groups), 1, figsize=(WIDEST, 0.5 + 0.8 * len(groups)), sharex=True, squeeze=False
+    )
+    told = []
+    for axis, (title, shares) in zip(axes[:, 0], groups, strict=True):
+        values = [float(s) for s in shares]
+        axis.bar(np.arange(len(labels)), values, color=MODALITY[modality], width=0.6)
+        axis.set(ylim=(0, 1), yticks=(0, 1))
+        axis.set_title(title, loc="left", fontsize=9, pad=2)
+        axis.grid(False)
+        told.append(f"{title}: {_in_words(labels, values)}")
+    axes[-1, 0].set_xticks(np.arange(len(labels)), labels)
+    return figure, f"{name}. " + "; ".join(told) + "."
