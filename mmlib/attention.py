@@ -14,7 +14,7 @@ from mmlib.tokens import Tokens, is_whole
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention, eq. (3.1): softmax(q kᵀ / √d_k) v.
+    """Scaled dot-product attention, eq. (3.4): softmax(q kᵀ / √d_k) v.
 
     q [B, H, L_q, d_k], k [B, H, L_k, d_k], v [B, H, L_k, d_v]; mask [B, 1, L_q or 1, L_k], True
     where a key may be attended. Returns [B, H, L_q, d_v]; a query that may attend to nothing gets

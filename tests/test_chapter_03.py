@@ -31,9 +31,9 @@ W_Q = [[-2, -2, 4, 4], [-2, -2, 4, 4], [4, 4, -2, -2], [4, 4, -2, -2]]
 
 
 def example():
-    """Q, K, V of section 3.1, [5, 4] each."""
+    """Q, K, V of section 3.4, [5, 4] each."""
     x = torch.tensor(X, dtype=torch.float64)
-    return math.log(2) * x @ torch.tensor(W_Q, dtype=torch.float64), x, 20 * x
+    return math.log(2) * x @ torch.tensor(W_Q, dtype=torch.float64), x, x.clone()
 
 
 def alone(function, *inputs):
@@ -70,11 +70,46 @@ def slopes(function, at, step=1e-6):
 # --- equations ----------------------------------------------------------------------------------
 
 
-def test_3_1_attention():
+@given(lengths, seeds)
+def test_3_1_softmax(n, seed):
+    """Shares of e^s by Python's own numbers; what is added to all scores moves nothing."""
+    s = normal(seed, n)
+    w = alone(attention_weights, torch.ones(1, 1).double(), s[:, None])[0]
+    terms = [math.exp(float(x)) for x in s]
+    assert close(w, [term / sum(terms) for term in terms])
+    assert close(alone(attention_weights, torch.ones(1, 1).double(), s[:, None] + 700)[0], w)
+
+
+def test_3_2_attention_without_the_root():
+    """Section 3.1's query and pencil; a query longer by the root undoes the root of (3.4)."""
+    query = math.log(2) * torch.tensor([[2.0, 2, -1, -1]]).double()
+    tokens = torch.tensor(X).double()
+    by_hand = (query @ tokens.T).softmax(-1) @ tokens
+    assert close(by_hand, [[0.4, 0.4, 0.05, 0.05]])
+    assert close(alone(attention, 2 * query, tokens, tokens), by_hand)
+
+
+@pytest.mark.parametrize("d_k", [1, 3, 16, 200])
+def test_3_3_root(d_k):
+    """By enumeration where it is exact (signs), by simulation for what attention divides by."""
+    if d_k <= 3:
+        signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * (2 * d_k))
+        products = (signs[:, :d_k] * signs[:, d_k:]).sum(1)
+        assert float(products.mean()) == 0 and float(products.square().mean()) == d_k
+    n = 20_000
+    q, k = normal(d_k, n, 1, 1, d_k), normal(d_k + 1, n, 1, 2, d_k)
+    weights = attention_weights(q, k)[:, 0, 0]
+    difference = (weights[:, 0] / weights[:, 1]).log()  # of two scores that share q: variance 2
+    # fourth moment of q·(k − k') for normals is 12 d (d + 2), its variance 2 d
+    allowed = 5 * math.sqrt((3 * (d_k + 2) / d_k - 1) / n)
+    assert float(difference.var()) / 2 == pytest.approx(1, rel=allowed)
+
+
+def test_3_4_attention():
     """The pencil's numbers, and loops on random ones."""
     Q, K, V = example()
-    wanted = {0: [1, 1, 8, 8], 1: [8, 8, 1, 1], 2: [4, 4, 4, 4], 3: [1, 1, 8, 8], 4: [8, 8, 1, 1]}
-    assert close(alone(attention, Q, K, V), [wanted[i] for i in range(5)])
+    colors, shapes = [0.05, 0.05, 0.4, 0.4], [0.4, 0.4, 0.05, 0.05]  # what each of them receives
+    assert close(alone(attention, Q, K, V), [colors, shapes, [0.2] * 4, colors, shapes])
     assert close(alone(attention_weights, Q, K)[1], [0.4, 0.05, 0.1, 0.4, 0.05])
     for seed in range(5):
         q, k, v, _ = random_case(4, seed)
@@ -83,6 +118,71 @@ def test_3_1_attention():
             for i in q.tolist()
         ]
         assert close(alone(attention, q, k, v), by_loop)
+
+
+def test_3_5_masks():
+    """Section 3.5: what circle and square receive, by the terms that are seen."""
+    Q, K, V = (t[None, None] for t in example())
+    there = torch.ones(1, 5, dtype=torch.bool)
+    causal = attention(Q, K, V, attention_mask(there, torch.arange(5)[None]))[0, 0]
+    assert close(causal[1], [8 / 9, 0, 1 / 9, 0])
+    assert close(causal[4], [0.4, 0.4, 0.05, 0.05])
+    prefix = attention(Q, K, V, attention_mask(there, torch.tensor([[0, 0, 0, 1, 2]])))[0, 0]
+    assert close(prefix[1], [4 / 5.5, 0, 0.5 / 5.5, 0])
+
+
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=5), st.data())
+def test_3_5_of_two_tokens_one_sees_the_other(block, data):
+    L = len(block)
+    mask = torch.tensor(data.draw(st.lists(st.booleans(), min_size=L, max_size=L)))
+    seen = attention_mask(mask[None], torch.tensor([block]))[0, 0]
+    for i in range(L):
+        for j in range(L):
+            assert bool(seen[i, j]) == (bool(mask[j]) and block[j] <= block[i])
+            assert seen[i, j] or seen[j, i] or not (mask[i] and mask[j])
+
+
+def test_3_6_without_positions_two_sentences_cancel():
+    """The two sentences of section 3.6 pull W_q in opposite directions, whatever W_q is."""
+    x, W = torch.tensor(X, dtype=torch.float64), normal(0, 4, 4).requires_grad_()
+    loss = 0.0
+    for order, sign in (([0, 1, 2, 3, 4], 1), ([3, 1, 2, 0, 4], -1)):
+        h = alone(attention, x[order] @ W, x[order], x[order])[1]
+        loss = loss + sign * (h[1] - h[0])
+    assert torch.autograd.grad(loss, W)[0].abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_3_6_order(order):
+    Q, K, V, _ = random_case(3, 1)
+    turned = list(order)
+    assert close(alone(attention, Q[turned], K[turned], V[turned]),
+                 alone(attention, Q, K, V)[turned])  # fmt: skip
+    Q, K, V = example()
+    exchanged = [3, 1, 2, 0, 4]
+    other = alone(attention, Q[exchanged], K[exchanged], V[exchanged])
+    assert close(other[1], alone(attention, Q, K, V)[1])
+
+
+@given(st.sampled_from([1, 2, 4]), seeds)
+def test_3_7_heads(H, seed):
+    """The heads one by one, each with its rows of W_o, added."""
+    torch.manual_seed(seed)
+    layer, x, y = (
+        MultiHeadAttention(8, H).double(),
+        normal(seed, 1, 3, 8),
+        normal(seed + 1, 1, 4, 8),
+    )
+    total = layer.W_o.bias.expand(3, 8)
+    for h in range(H):
+        columns = slice(h * 8 // H, (h + 1) * 8 // H)
+        q, k, v = (
+            t[0] @ W.weight[columns].T + W.bias[columns]
+            for t, W in ((x, layer.W_q), (y, layer.W_k), (y, layer.W_v))
+        )
+        weights = torch.tensor([row(i, k.tolist()) for i in q.tolist()], dtype=torch.float64)
+        total = total + weights @ v @ layer.W_o.weight[:, columns].T
+    assert close(layer(x, Tokens.all_visible(y))[0], total)
 
 
 GROWING = {
@@ -95,7 +195,7 @@ GROWING = {
 
 
 @pytest.mark.parametrize("name", GROWING)
-def test_3_2_shift(name):
+def test_3_8_shift(name):
     """g(s + c) / g(c) = g(s) / g(0) holds for exponentials and for no other of the functions."""
     g, holds = GROWING[name]
     points = [(s, c) for s in (-1.0, 0.5, 2.0) for c in (-0.7, 1.0)]
@@ -109,7 +209,7 @@ def test_3_2_shift(name):
 
 
 @given(lengths, seeds)
-def test_3_3_entropy(n, seed):
+def test_3_9_entropy(n, seed):
     """No weights beat the softmax, and what they lack is the divergence from it."""
     q, k = normal(seed, 1, 4), normal(seed + 1, n, 4)
     scores = [float(q[0] @ key) / 2 for key in k]
@@ -126,7 +226,7 @@ def test_3_3_entropy(n, seed):
 
 
 @given(lengths, seeds)
-def test_3_4_nearness(n, seed):
+def test_3_10_nearness(n, seed):
     q, k, *_ = random_case(n, seed, 5)
     for i in range(n):
         for j in range(n):
@@ -139,7 +239,7 @@ def test_3_4_nearness(n, seed):
 
 
 @given(lengths, seeds)
-def test_3_5_jacobian(n, seed):
+def test_3_11_jacobian(n, seed):
     """By central differences, entry by entry."""
     scores = normal(seed, n)
     w = scores.softmax(0)
@@ -150,7 +250,7 @@ def test_3_5_jacobian(n, seed):
 
 
 @given(lengths, seeds)
-def test_3_6_variance(n, seed):
+def test_3_12_variance(n, seed):
     w, u = normal(seed, n).softmax(0), normal(seed + 1, n)
     J = torch.diag(w) - torch.outer(w, w)
     pairs = list(zip(w.tolist(), u.tolist(), strict=True))
@@ -163,14 +263,14 @@ def test_3_6_variance(n, seed):
     assert float(J.trace()) <= 2 * left + 1e-12
 
 
-def test_3_6_the_bias_of_the_keys_has_no_gradient():
+def test_3_12_the_bias_of_the_keys_has_no_gradient():
     layer, x = MultiHeadAttention(4, 2).double(), normal(0, 2, 5, 4)
     layer(x, Tokens.all_visible(x)).square().sum().backward()
     assert layer.W_k.bias.grad.abs().max() < 1e-12 < layer.W_k.weight.grad.abs().max()
     assert layer.W_q.bias.grad.abs().max() > 1e-6 < layer.W_v.bias.grad.abs().max()
 
 
-def test_3_6_rotary_positions_give_it_one():
+def test_3_12_rotary_positions_give_it_one():
     """Each query and key turned by an angle that grows with its place: b is no constant then."""
     angles = torch.arange(5).double()
     turn = torch.stack([angles.cos(), -angles.sin(), angles.sin(), angles.cos()], 1).view(5, 2, 2)
@@ -183,25 +283,9 @@ def test_3_6_rotary_positions_give_it_one():
         assert (of_b.abs().max() > 1e-3) == has
 
 
-@pytest.mark.parametrize("d_k", [1, 3, 16, 200])
-def test_3_7_root(d_k):
-    """By enumeration where it is exact (signs), by simulation for what attention divides by."""
-    if d_k <= 3:
-        signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * (2 * d_k))
-        products = (signs[:, :d_k] * signs[:, d_k:]).sum(1)
-        assert float(products.mean()) == 0 and float(products.square().mean()) == d_k
-    n = 20_000
-    q, k = normal(d_k, n, 1, 1, d_k), normal(d_k + 1, n, 1, 2, d_k)
-    weights = attention_weights(q, k)[:, 0, 0]
-    difference = (weights[:, 0] / weights[:, 1]).log()  # of two scores that share q: variance 2
-    # fourth moment of q·(k − k') for normals is 12 d (d + 2), its variance 2 d
-    allowed = 5 * math.sqrt((3 * (d_k + 2) / d_k - 1) / n)
-    assert float(difference.var()) / 2 == pytest.approx(1, rel=allowed)
-
-
 @given(lengths, seeds)
-def test_3_8_gradients(n, seed):
-    """The loops of (3.8) against central differences, and autograd against the loops."""
+def test_3_13_gradients(n, seed):
+    """The loops of (3.13) against central differences, and autograd against the loops."""
     Q, K, V, G = random_case(n, seed)
     root, d = math.sqrt(3), range(3)
     w = alone(attention_weights, Q, K)
@@ -225,27 +309,17 @@ def test_3_8_gradients(n, seed):
         assert close(slopes(loss, (Q, K, V)[position]), hand, 1e-6)
 
 
-def test_3_8_ten_steps_without_positions_cancel():
-    """The two sentences of section 3.9 pull W_q in opposite directions, whatever W_q is."""
-    x, W = torch.tensor(X, dtype=torch.float64), normal(0, 4, 4).requires_grad_()
-    loss = 0.0
-    for order, sign in (([0, 1, 2, 3, 4], 1), ([3, 1, 2, 0, 4], -1)):
-        h = alone(attention, x[order] @ W, x[order], 20 * x[order])[1]
-        loss = loss + sign * (h[1] - h[0])
-    assert torch.autograd.grad(loss, W)[0].abs().max() < 1e-12
-
-
-def test_3_8_on_paper():
-    """Circle wants to hear more of red: the numbers of section 3.5."""
+def test_3_13_on_paper():
+    """Circle wants to receive more of red: the numbers of the section on learning."""
     leaves = [t.requires_grad_() for t in example()]
     of_q, of_k, of_v = torch.autograd.grad(-alone(attention, *leaves)[1, 0], leaves)
-    assert close(of_q[1], [-2.4, 1.6, 0.2, 0.2])
-    assert close(of_k[2], [0.4 * math.log(2) * n for n in (4, 4, -2, -2)])
+    assert close(of_q[1], [-0.12, 0.08, 0.01, 0.01])
+    assert close(of_k[2], [0.02 * math.log(2) * n for n in (4, 4, -2, -2)])
     assert close(of_v[0], [-0.4, 0, 0, 0])
 
 
 @given(lengths, seeds)
-def test_3_9_covariance(n, seed):
+def test_3_14_covariance(n, seed):
     Q, K, V, G = random_case(n, seed)
     q = Q.clone().requires_grad_()
     (got,) = torch.autograd.grad((alone(attention, q, K, V) * G).sum(), q)
@@ -260,29 +334,8 @@ def test_3_9_covariance(n, seed):
             assert float(got[i, c]) == pytest.approx(cov / math.sqrt(3), abs=1e-10)
 
 
-def test_3_10_masks():
-    """Section 3.6: what circle and square hear, by the terms that are seen."""
-    Q, K, V = (t[None, None] for t in example())
-    there = torch.ones(1, 5, dtype=torch.bool)
-    causal = attention(Q, K, V, attention_mask(there, torch.arange(5)[None]))[0, 0]
-    assert close(causal[1], [160 / 9, 0, 20 / 9, 0]) and close(causal[4], [8, 8, 1, 1])
-    prefix = attention(Q, K, V, attention_mask(there, torch.tensor([[0, 0, 0, 1, 2]])))[0, 0]
-    assert close(prefix[1], [80 / 5.5, 0, 10 / 5.5, 0])
-
-
-@given(st.lists(st.integers(0, 3), min_size=2, max_size=5), st.data())
-def test_3_10_of_two_tokens_one_sees_the_other(block, data):
-    L = len(block)
-    mask = torch.tensor(data.draw(st.lists(st.booleans(), min_size=L, max_size=L)))
-    seen = attention_mask(mask[None], torch.tensor([block]))[0, 0]
-    for i in range(L):
-        for j in range(L):
-            assert bool(seen[i, j]) == (bool(mask[j]) and block[j] <= block[i])
-            assert seen[i, j] or seen[j, i] or not (mask[i] and mask[j])
-
-
 @given(lengths, seeds, st.data())
-def test_3_11_linear(n, seed, data):
+def test_3_15_linear(n, seed, data):
     """Linear in the values, rows that see nothing included; so such a row can only be zero."""
     Q, K, V, _ = (t[None, None] for t in random_case(n, seed))
     A = normal(seed + 9, 3, 3)
@@ -293,29 +346,8 @@ def test_3_11_linear(n, seed, data):
     assert not out.masked_select(~mask.any(-1, keepdim=True)).any()
 
 
-@given(st.sampled_from([1, 2, 4]), seeds)
-def test_3_12_heads(H, seed):
-    """The heads one by one, each with its rows of W_o, added."""
-    torch.manual_seed(seed)
-    layer, x, y = (
-        MultiHeadAttention(8, H).double(),
-        normal(seed, 1, 3, 8),
-        normal(seed + 1, 1, 4, 8),
-    )
-    total = layer.W_o.bias.expand(3, 8)
-    for h in range(H):
-        columns = slice(h * 8 // H, (h + 1) * 8 // H)
-        q, k, v = (
-            t[0] @ W.weight[columns].T + W.bias[columns]
-            for t, W in ((x, layer.W_q), (y, layer.W_k), (y, layer.W_v))
-        )
-        weights = torch.tensor([row(i, k.tolist()) for i in q.tolist()], dtype=torch.float64)
-        total = total + weights @ v @ layer.W_o.weight[:, columns].T
-    assert close(layer(x, Tokens.all_visible(y))[0], total)
-
-
 @given(st.integers(1, 4), st.integers(1, 4), seeds)
-def test_3_13_places(m, H, seed):
+def test_3_16_places(m, H, seed):
     """No heads do better than 1 − H/m; heads that look at one place each do as well."""
     n = 4
     P = torch.eye(n).double()[torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:m]]
@@ -331,7 +363,7 @@ def test_3_13_places(m, H, seed):
 
 
 @pytest.mark.parametrize("m, H", [(2, 1), (3, 1), (3, 2), (4, 2), (3, 3)])
-def test_3_13_values_that_know_their_place(m, H):
+def test_3_16_values_that_know_their_place(m, H):
     """One order can be answered by one head; over all orders the bound stands."""
     own = 2 * torch.eye(2).double()  # place j writes twice its number to answer j
     assert close(own * torch.full((1, 2), 0.5), torch.eye(2))
@@ -343,20 +375,8 @@ def test_3_13_values_that_know_their_place(m, H):
     assert sum(errors) / len(errors) == pytest.approx(1 - H / m, abs=1e-9)
 
 
-@pytest.mark.parametrize("order", list(permutations(range(3))))
-def test_3_14_order(order):
-    Q, K, V, _ = random_case(3, 1)
-    turned = list(order)
-    assert close(alone(attention, Q[turned], K[turned], V[turned]),
-                 alone(attention, Q, K, V)[turned])  # fmt: skip
-    Q, K, V = example()
-    exchanged = [3, 1, 2, 0, 4]
-    other = alone(attention, Q[exchanged], K[exchanged], V[exchanged])
-    assert close(other[1], alone(attention, Q, K, V)[1])
-
-
 @pytest.mark.parametrize("L, d, H", [(4, 8, 2), (16, 8, 1), (32, 16, 4)])
-def test_3_15_cost(L, d, H):
+def test_3_17_cost(L, d, H):
     layer, x = MultiHeadAttention(d, H), torch.randn(1, L, d)
     with FlopCounterMode(display=False) as counter:
         q, k, v = (split_heads(W(x), H) for W in (layer.W_q, layer.W_k, layer.W_v))
@@ -376,17 +396,17 @@ def said(capsys, name, answer):
 
 
 def test_answers_on_paper():
-    """By brute force: 3.1 and 3.2 from the words, 3.3 by search, 3.4 by enumeration."""
+    """By brute force: 3.1 and 3.5 from the words, 3.6 by search, 3.4 by enumeration."""
     Q, K, V = example()
     causal = attention_mask(torch.ones(1, 5, dtype=torch.bool), torch.arange(5)[None])
-    heard = attention(Q[None, None], K[None, None], V[None, None], causal)[0, 0, 3, 2]
-    assert EXERCISES["3.1"].right == pytest.approx(float(heard))
+    received = attention(Q[None, None], K[None, None], V[None, None], causal)[0, 0, 3, 2]
+    assert EXERCISES["3.1"].right == pytest.approx(float(received))
     q = Q.clone().requires_grad_()
     (of_q,) = torch.autograd.grad(alone(attention, q, K, V)[2, 1], q)
-    assert close(of_q[2], EXERCISES["3.2"].right)
+    assert close(of_q[2], EXERCISES["3.5"].right)
     for n in (1, 2, 5):
         drawn = torch.cat([normal(n, 500, n).softmax(-1), torch.full((1, n), 1 / n).double()])
-        assert float((1 - drawn.square().sum(-1)).max()) == pytest.approx(EXERCISES["3.3"].right(n))
+        assert float((1 - drawn.square().sum(-1)).max()) == pytest.approx(EXERCISES["3.6"].right(n))
     for a, b in ((0.0, 0.0), (0.5, -2.0), (1.0, 1.0)):
         signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 3)
         product = (a + signs) @ (b + signs).T  # all queries, all keys
@@ -396,9 +416,9 @@ def test_answers_on_paper():
 
 
 def test_packing_is_no_row_of_blocks():
-    """3.5: no blocks from 0 to 3 give the two samples; the right answer is the rule within each."""
+    """3.2: no blocks from 0 to 3 give the two samples; the right answer is the rule within each."""
     segment, block = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])
-    wanted = EXERCISES["3.5"].right(segment, block)
+    wanted = EXERCISES["3.2"].right(segment, block)
     alone_ = torch.tensor([[1, 0], [1, 1]]).bool()
     assert torch.equal(wanted, torch.block_diag(alone_, alone_).bool())
     there = torch.ones(1, 4, dtype=torch.bool)
@@ -409,7 +429,7 @@ def test_packing_is_no_row_of_blocks():
 @pytest.mark.parametrize("n", range(len(_STEPS)))
 def test_each_wrong_step_is_named(n, capsys):
     step, sentence = _STEPS[n]
-    assert said(capsys, "3.6", step) == f"Exercise 3.6: not yet. {sentence}"
+    assert said(capsys, "3.8", step) == f"Exercise 3.8: not yet. {sentence}"
 
 
 def test_a_step_is_judged_by_what_it_does(capsys):
@@ -420,25 +440,25 @@ def test_a_step_is_judged_by_what_it_does(capsys):
         factor = (m - largest).exp()
         return largest, Z * factor + terms.sum(), a * factor + (terms[:, None] * v).sum(0)
 
-    assert said(capsys, "3.6", right).endswith("right.")
-    assert "three parts" in said(capsys, "3.6", lambda state, s, v: (s, v))
-    assert "returns None" in said(capsys, "3.6", lambda state, s, v: None)
-    assert "A function" in said(capsys, "3.6", 3)
-    assert "IndexError" in said(capsys, "3.6", lambda state, s, v: state[7])
-    assert "one sum" in said(capsys, "3.6", lambda state, s, v: state[:1] + (state[1] + 1, v[0]))
+    assert said(capsys, "3.8", right).endswith("right.")
+    assert "three parts" in said(capsys, "3.8", lambda state, s, v: (s, v))
+    assert "returns None" in said(capsys, "3.8", lambda state, s, v: None)
+    assert "A function" in said(capsys, "3.8", 3)
+    assert "IndexError" in said(capsys, "3.8", lambda state, s, v: state[7])
+    assert "one sum" in said(capsys, "3.8", lambda state, s, v: state[:1] + (state[1] + 1, v[0]))
 
 
 @pytest.mark.parametrize("n", range(len(_BLOCKS)))
 def test_each_wrong_row_of_blocks_is_named(n, capsys):
     block, sentence = _BLOCKS[n]
-    assert said(capsys, "3.7", block) == f"Exercise 3.7: not yet. {sentence}"
-    assert said(capsys, "3.7", [7 + 3 * b for b in block]).endswith(sentence)
+    assert said(capsys, "3.3", block) == f"Exercise 3.3: not yet. {sentence}"
+    assert said(capsys, "3.3", [7 + 3 * b for b in block]).endswith(sentence)
 
 
 def test_any_increasing_numbers_will_do(capsys):
-    assert said(capsys, "3.7", [-3, 0, 5, 5, 5, 8, 100]).endswith("right.")
-    assert "yours are 6" in said(capsys, "3.7", [0, 1, 2, 2, 2, 3])
-    assert "both ways" in said(capsys, "3.7", [0, 1, 2, 2, 3, 4, 5])
+    assert said(capsys, "3.3", [-3, 0, 5, 5, 5, 8, 100]).endswith("right.")
+    assert "yours are 6" in said(capsys, "3.3", [0, 1, 2, 2, 2, 3])
+    assert "both ways" in said(capsys, "3.3", [0, 1, 2, 2, 3, 4, 5])
 
 
 VARIANTS = {
@@ -452,9 +472,40 @@ VARIANTS = {
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_each_wrong_prediction_is_reasoned_about(name, capsys):
-    assert f"about {name}:" in said(capsys, "3.8", {**VARIANTS, name: not VARIANTS[name]})
+    assert f"about {name}:" in said(capsys, "3.7", {**VARIANTS, name: not VARIANTS[name]})
 
 
 def test_variants(capsys):
-    assert said(capsys, "3.8", VARIANTS).endswith("right.")
-    assert "the keys tied" in said(capsys, "3.8", {"tied": False})
+    assert said(capsys, "3.7", VARIANTS).endswith("right.")
+    assert "the keys tied" in said(capsys, "3.7", {"tied": False})
+
+
+TURNS = [
+    (name, n) for name in ("3.A", "3.B", "3.C", "3.D") for n in range(len(EXERCISES[name].wrong))
+]
+
+
+@pytest.mark.parametrize("name, n", TURNS)
+def test_each_wrong_turn_is_named(name, n, capsys):
+    mistake, sentence = EXERCISES[name].wrong[n]
+    assert said(capsys, name, mistake) == f"Exercise {name}: not yet. {sentence}"
+
+
+def test_turns(capsys):
+    """Written as a reader would, by the library's own functions or by loops."""
+
+    def two_heads(Q, K, V):
+        halves = (slice(0, Q.shape[1] // 2), slice(Q.shape[1] // 2, None))
+        return torch.cat([alone(attention, *(t[:, part] for t in (Q, K, V))) for part in halves], 1)
+
+    def masked(scores, mask):
+        terms = scores.exp() * mask
+        return terms / terms.sum(-1, keepdim=True)
+
+    def attend(Q, K, V):
+        rows = [row([n * math.sqrt(len(q)) for n in q], K.tolist()) for q in Q.tolist()]
+        return torch.tensor(rows) @ V
+
+    for name, answer in (("3.A", lambda s: s.softmax(-1)), ("3.B", attend), ("3.D", two_heads)):
+        assert said(capsys, name, answer).endswith("right."), name
+    assert said(capsys, "3.C", lambda s, m: masked(s.double(), m)).endswith("right.")

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from mmlib.book.exercises import Exercise
 from mmlib.book.exercises.chapter_03_judged import BLOCKS, STREAMING, VARIANTS
+from mmlib.book.exercises.chapter_03_turns import ATTEND, MASKED, SOFTMAX, TWO_HEADS
 
-# The five words of section 3.1: red, circle, above, blue, square
+# The five words: red, circle, above, blue, square
 _TOKENS = [(1, 0, 0, 0), (0, 0, 1, 0), (0, 0, 0, 0), (0, 1, 0, 0), (0, 0, 0, 1)]
 _QUERY_OF_BLUE = [log(2) * n for n in (-2, -2, 4, 4)]
 
-# 3.1: what blue hears of circle under the causal mask
+# 3.1: what blue receives of circle under the causal mask
 
 
 def _terms(root: float, seen: int) -> list[float]:
@@ -26,42 +27,41 @@ def _terms(root: float, seen: int) -> list[float]:
     ]
 
 
-def _heard(terms: list[float], scale: float = 20.0) -> float:
+def _received(terms: list[float]) -> float:
     """The column of circle: only the second token has it."""
-    return scale * terms[1] / sum(terms)
+    return terms[1] / sum(terms)
 
 
 _causal = Exercise(
-    right=_heard(_terms(2, 4)),
+    right=_received(_terms(2, 4)),
     wrong=(
         (
-            _heard(_terms(2, 5)),
+            _received(_terms(2, 5)),
             "That is without the mask, or with weights that were masked after the softmax: the"
             " weights of the words that are seen must sum to 1 again.",
         ),
         (
-            _heard(_terms(2, 4)[:3]),
+            _received(_terms(2, 4)[:3]),
             "You hid the word from itself: a token's own block is not later than itself.",
         ),
-        (_heard(_terms(1, 4)), "Did you divide the scores by the root of d_k?"),
-        (_heard(_terms(4, 4)), "Scores are divided by the root of d_k, not by d_k."),
-        (_heard(_terms(2, 4), 1.0), "That is the weight. The value of circle is twenty of it."),
+        (_received(_terms(1, 4)), "Did you divide the scores by the root of d_k?"),
+        (_received(_terms(4, 4)), "Scores are divided by the root of d_k, not by d_k."),
         (
-            _heard([*_terms(2, 4), 1.0]),
+            _received([*_terms(2, 4), 1.0]),
             "You gave the hidden word the score 0, and e^0 = 1. Its score is −∞, its term 0.",
         ),
-        (20 * _terms(2, 4)[1], "The term still has to be divided by the sum of the terms."),
+        (_terms(2, 4)[1], "The term still has to be divided by the sum of the terms."),
     ),
     look="Which four words does blue see? Write down their terms and the sum.",
 )
 
-# 3.2: the gradient of the query of above, whose weights are all 1/5
+# 3.5: the gradient of the query of above, whose weights are all 1/5
 
 
 def _of_query(
-    mean: float = 4.0, root: float = 2.0, sign: float = 1.0, value: float = 20.0, column: int = 1
+    mean: float = 0.2, root: float = 2.0, sign: float = 1.0, column: int = 1
 ) -> list[float]:
-    useful = [value * k[column] - mean for k in _TOKENS]
+    useful = [k[column] - mean for k in _TOKENS]
     return [
         sign * sum(u * k[c] for u, k in zip(useful, _TOKENS, strict=True)) / 5 / root
         for c in range(4)
@@ -82,16 +82,8 @@ _gradient = Exercise(
             "The sign is turned. That is the step downhill; the gradient points uphill.",
         ),
         (
-            [20 * g for g in _of_query()],
-            "You multiplied the scores' gradients by the values; the score is made of keys.",
-        ),
-        (
             [5 * g for g in _of_query()],
             "The weights, one fifth each, are missing from the scores' gradients.",
-        ),
-        (
-            _of_query(mean=0.2, value=1.0),
-            "The values are twenty times the tokens.",
         ),
         (
             _of_query(column=0),
@@ -103,7 +95,7 @@ _gradient = Exercise(
     " then the keys, then the root.",
 )
 
-# 3.3 and 3.4: two laws
+# 3.6 and 3.4: two laws
 
 _trace = Exercise(
     right=lambda n: 1 - 1 / n,
@@ -124,7 +116,7 @@ _trace = Exercise(
         ),
     ),
     cases=((1,), (2,), (3,), (8,), (100,)),
-    look="By eq. (3.6), which weights have the smallest sum of squares?",
+    look="By eq. (3.12), which weights have the smallest sum of squares?",
 )
 
 Law = Callable[[int, float, float], Any]
@@ -147,7 +139,7 @@ _with_means = Exercise(
     wrong=(
         (
             _pair(lambda d_k, a, b: d_k, lambda d_k, a, b: d_k),
-            "That is eq. (3.7), where the means are zero.",
+            "That is eq. (3.3), where the means are zero.",
         ),
         (
             _pair(_left, _left),
@@ -196,7 +188,7 @@ _with_means = Exercise(
     " a variance, and which differ between the keys of one query?",
 )
 
-# 3.5: two samples in one row
+# 3.2: two sentences in one row
 
 
 def _packed(segment: Tensor, block: Tensor) -> Tensor:
@@ -246,16 +238,20 @@ _packing = Exercise(
         ),
     ),
     cases=_PACKED_CASES,
-    look="Rule (3.10) holds within a segment. What must hold of the two segments?",
+    look="Rule (3.5) holds within a segment. What must hold of the two segments?",
 )
 
 EXERCISES: dict[str, Exercise] = {
+    "3.A": SOFTMAX,
+    "3.B": ATTEND,
+    "3.C": MASKED,
+    "3.D": TWO_HEADS,
     "3.1": _causal,
-    "3.2": _gradient,
-    "3.3": _trace,
+    "3.2": _packing,
+    "3.3": BLOCKS,
     "3.4": _with_means,
-    "3.5": _packing,
-    "3.6": STREAMING,
-    "3.7": BLOCKS,
-    "3.8": VARIANTS,
+    "3.5": _gradient,
+    "3.6": _trace,
+    "3.7": VARIANTS,
+    "3.8": STREAMING,
 }

@@ -11,7 +11,7 @@ from torch import Tensor
 from mmlib.attention import attention_mask
 from mmlib.book.exercises import Exercise
 
-# 3.6: the fused path's step, judged by what it gives over several pieces
+# 3.8: the fused path's step, judged by what it gives over several pieces
 
 State = tuple[Tensor, Tensor, Tensor]
 Step = Callable[[State, Tensor, Tensor], State]
@@ -128,7 +128,7 @@ def _judge_step(answer: Any) -> str:
 
 STREAMING = Exercise(look="", judge=_judge_step)
 
-# 3.7: two words, three cells, two words
+# 3.3: two words, three cells, two words
 
 
 def _visible(block: Any) -> Tensor:
@@ -168,7 +168,7 @@ def _judge_blocks(answer: Any) -> str:
 
 BLOCKS = Exercise(look="", judge=_judge_blocks)
 
-# 3.8: variants of the task of section 3.8
+# 3.7: variants of the task of two heads
 
 _VARIANTS: dict[str, tuple[bool, str]] = {
     "tied": (False, "with shared W_q and W_k both heads have the same row of weights. What is the"
