@@ -7,7 +7,9 @@ by the derivation that leads there, mistake included. Those of chapter 04 are in
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +29,9 @@ class Exercise:
     right is the answer: a number, a mapping, or a function. wrong lists (what a mistake leads to,
     the sentence that names the mistake). cases are the arguments on which functions are compared.
     look is where to look again when the mistake is not a known one. judge, where given, replaces
-    all of these: it takes the answer and returns "" where it is right, else the sentence.
+    all of these: it takes the answer and returns "" where it is right, else the sentence. A judge
+    need not ask whether a function was filled: one that it refuses, and that gave None each time,
+    is no answer yet, unless in_place says that it may answer by changing what it is given.
     """
 
     look: str
@@ -35,10 +39,11 @@ class Exercise:
     wrong: Sequence[tuple[Any, str]] = ()
     cases: Sequence[tuple] = field(default=((),))
     judge: Callable[[Any], str] | None = None
+    in_place: bool = False
 
 
 def find(name: str) -> Exercise:
-    """The exercise "4.1"; raises UserError where there is none of that name."""
+    """The exercise "4.1" or the Your turn "3.A"; raises UserError where there is none so named."""
     chapter = name.split(".")[0]
     try:
         module = importlib.import_module(f"mmlib.book.exercises.chapter_{int(chapter):02d}")
@@ -58,27 +63,53 @@ def check(name: str, answer: Any) -> None:
 
 
 def _verdict(exercise: Exercise, answer: Any) -> str:
-    if answer is None or answer is ...:
+    if _is_nothing(answer):
         return "no answer yet. Put yours in place of None and run the cell again."
     case: tuple = ()
-    given = []
+    given: list[Any] = []
     try:
         if exercise.judge:
-            problem = exercise.judge(answer)
-            return problem or "right."
+            problem = exercise.judge(_noting(answer, given))
+            unfilled = "" if exercise.in_place else _unfilled(given)
+            return (unfilled or problem) if problem else "right."
         for case in exercise.cases:
             given.append(_call(answer, case, exercise.right))
     except Exception as error:  # the reader's function may fail in any way
         first_line = (str(error).splitlines() or [""])[0]
-        return f"it stops with {type(error).__name__}: {first_line}{_shapes(case)}"
-    if any(value is None for value in given):
-        return "no answer yet: your function returns None."
+        stopped = f"it stops with {type(error).__name__}: {first_line}{_shapes(case)}"
+        return _unfilled(given) or stopped
+    if nothing := [value for value in given if _is_nothing(value)]:
+        return _unfilled(nothing)
     if all(_same(a, b) for a, b in zip(given, _results(exercise.right, exercise), strict=True)):
         return "right."
     for mistake, sentence in exercise.wrong:
         if all(_same(a, b) for a, b in zip(given, _results(mistake, exercise), strict=True)):
             return f"not yet. {sentence}"
     return f"not yet. {_form(given, exercise) or exercise.look}"
+
+
+def _noting(answer: Any, given: list[Any]) -> Any:
+    """The reader's function, which also appends each of its results to given."""
+    if not inspect.isfunction(answer):
+        return answer
+
+    @functools.wraps(answer)
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        given.append(answer(*args, **kwargs))
+        return given[-1]
+
+    return noted
+
+
+def _is_nothing(value: Any) -> bool:
+    return value is None or value is ...
+
+
+def _unfilled(given: list[Any]) -> str:
+    """What to say to a function that gave nothing each time it was asked; "" to any other."""
+    if given and all(map(_is_nothing, given)):
+        return f"no answer yet: your function returns {given[0]}."
+    return ""
 
 
 def _call(answer: Any, case: tuple, right: Any) -> Any:
