@@ -125,7 +125,7 @@ _merging = Exercise(
         ),
         (
             lambda h_t, s_t, h_i, s_i: h_t + h_i,
-            "The two results are added without shares: the normaliser is missing.",
+            "The two results are added without shares: the normalizer is missing.",
         ),
     ),
     cases=_merge_cases(),
