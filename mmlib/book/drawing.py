@@ -189,7 +189,7 @@ def grid(
             left + (j + 0.5) * side, top + 0.05, label, ha="left" if len(label) > 4 else "center",
             va="bottom", fontsize=9, rotation=40 if len(label) > 4 else 0, rotation_mode="anchor",
         )  # fmt: skip
-    title = f"{name} [{height}, {width}]" if shape else name
+    title = f"{name} [{height}, {width}]".strip() if shape else name
     if title:
         above = 0.08 if not columns else 0.58 if max(map(len, columns)) > 4 else 0.24
         axis.text(
