@@ -22,20 +22,14 @@ BRITISH = r"""
 # File -> why it may hold such a word.
 EXCEPTIONS = {
     "tests/test_spelling.py": "the list of words, and what is planted",
-    "notebooks/03_attention.ipynb": "being rewritten",
-    "notebooks/04_fusion.ipynb": "being rewritten",
-    "mmlib/book/figures.py": "being rewritten",
-    "mmlib/book/interactive.py": "being rewritten",
 }
-# The one name that figures.py gives away; it goes when that file is rewritten.
-NAMES = {"COLOURS"}
 
 
 def british(text: str) -> list[str]:
     """Words of British spelling; pictures, which are long words without sense, are passed over."""
     text = re.sub(r"[A-Za-z0-9+/=]{100,}", " ", text)
     found = re.finditer(rf"\w*(?:{BRITISH})\w*", text, re.IGNORECASE | re.VERBOSE)
-    return [match[0] for match in found if match[0] not in NAMES]
+    return [match[0] for match in found]
 
 
 def files() -> list[str]:
