@@ -24,6 +24,10 @@ EXERCISES = {name: exercise for found in CHAPTERS.values() for name, exercise in
 LISTED = [(name, n) for name, e in EXERCISES.items() for n in range(len(e.wrong))]
 
 
+def title(name):
+    return f"Your turn {name}" if name[-1].isalpha() else f"Exercise {name}"
+
+
 def said(capsys, name, answer):
     check(name, answer)
     return capsys.readouterr().out.strip()
@@ -31,14 +35,14 @@ def said(capsys, name, answer):
 
 @pytest.mark.parametrize("name", [n for n, e in EXERCISES.items() if not e.judge])
 def test_right_answers_are_right(name, capsys):
-    assert said(capsys, name, EXERCISES[name].right) == f"Exercise {name}: right."
+    assert said(capsys, name, EXERCISES[name].right) == f"{title(name)}: right."
 
 
 @pytest.mark.parametrize("name, n", LISTED)
 def test_each_known_mistake_is_named(name, n, capsys):
     wrong, sentence = EXERCISES[name].wrong[n]
     text = said(capsys, name, wrong)
-    assert text == f"Exercise {name}: not yet. {sentence}"
+    assert text == f"{title(name)}: not yet. {sentence}"
 
 
 @pytest.mark.parametrize("name", EXERCISES)

@@ -78,11 +78,11 @@ def your_turn(letter: str = "A") -> list[Cell]:
     name = f'"3.{letter}"'
     return [
         text(f"> **Your turn 3.{letter}.** Write the weights."),
-        code(STUB.replace('"3.A"', name), says="Exercise 3.A: no answer yet."),
+        code(STUB.replace('"3.A"', name), says="Your turn 3.A: no answer yet."),
         code(
             SOLUTION.replace("3.A\n", f"3.{letter}\n").replace('"3.A"', name),
             "hide-cell",
-            says="Exercise 3.A: right.",
+            says="Your turn 3.A: right.",
         ),
     ]
 
