@@ -129,7 +129,7 @@ def grid(
     modality: str = "text", rows: Sequence[str] = (), columns: Sequence[str] = (),
     side: float = 0.36, form: str = "{:g}", hidden: Tensor | None = None, shape: bool = True,
 ) -> Point:  # fmt: skip
-    """A tensor of two axes as a grid, its upper left corner given; returns its lower right one.
+    """A tensor [rows, columns] as a grid, its upper left corner given; returns its lower right one.
 
     The darker, the larger; each number as `form` writes it ("" leaves them out). Cells where
     `hidden` is True are crossed out. Above it stand the name and, unless told not to, the shape.
@@ -224,8 +224,8 @@ def attends(
 ) -> tuple[Figure, str]:  # fmt: skip
     """What one query attends to: the keys in a row, the query below, a line to each key.
 
-    weights are those of the keys, each written above its token; modality is that of all keys or of
-    each, asks that of the query. Returns the figure and its alternative text.
+    weights [L_k], each written above its key's token; modality is that of all keys or of each, asks
+    that of the query. Returns the figure and its alternative text.
 
     Raises UserError where keys, weights and modalities are not one for each, or a weight is none.
     """
@@ -246,7 +246,7 @@ def attends(
 
 
 def shares_of(weights: Sequence | Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Weights of that shape, each within 0 … 1, as float64; else a UserError."""
+    """Weights of that shape, [L_k] or [H, L_q, L_k], as float64; a UserError outside 0 … 1."""
     shares = torch.as_tensor(weights, dtype=torch.float64).detach().cpu()
     if tuple(shares.shape) != shape or 0 in shape:
         raise expected(

@@ -419,7 +419,7 @@ _BAR = 130  # units of the bar of a weight of 1
 
 
 def softmax(names: Sequence[str], scores: Sequence[float] | Tensor, modality: str = "text") -> HTML:
-    """The softmax of β(s + c), whose scores s, shift c and factor β the reader moves.
+    """The softmax of β(s + c), whose scores s [L_k], shift c and factor β the reader moves.
 
     A slider a score (−4 … 4 in halves), one that adds c to all, which moves no bar, and one that
     multiplies all by β (0 … 4). The page computes exponentials and sum; Python the first state.
