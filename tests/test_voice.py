@@ -151,6 +151,10 @@ PLANTED = [
      "The first."),
     (voice.core_has_no_hollow_words, chapter(text("It is just\n\na sum.", "here")), "here: just"),
     (voice.core_has_no_hollow_words, chapter(text("Of course.")), "Of course"),
+    (voice.visible_cells_make_what_they_use,
+     chapter(code("one = 1", "hide-input"), code("print(one)")), "one is made in a folded cell"),
+    (voice.visible_cells_make_what_they_use,
+     chapter(code("one = 1", "hide-input"), code("def f(x):\n    return x + one")), "one is made"),
 ]  # fmt: skip
 
 
@@ -171,6 +175,7 @@ KEPT = [
     # what draws is no lesson, nor is a solution
     chapter(code(LONG, "hide-input"), code(f"#@title Solution of 3.1\n{LONG}", "hide-cell")),
     chapter(code(LONG.removesuffix("\nx = 25"))),
+    chapter(code("x = 1", "hide-input"), code("def f(x):\n    return x"), code("x = 2"), code("x")),
     chapter(*prediction(code("run()")), *prediction(text("## What goes wrong\n\nThe first."))),
     chapter(*prediction(below="\n<details><summary>Answer</summary>\n\nThe first.\n\n</details>")),
 ]
