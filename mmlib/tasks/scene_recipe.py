@@ -12,7 +12,6 @@ from mmlib.errors import expected
 from mmlib.training.config import TrainingConfig, at_least, one_of
 from mmlib.training.recipe import Recipe
 
-
 EASY_KINDS = ("existence", "counting", "color", "shape", "location")
 _TRAINING = TrainingConfig(
     steps=2000, lr=3e-3, warmup_steps=100, lr_floor=0.0, optimizer="muon", muon_lr=3e-3,
@@ -34,8 +33,8 @@ class SceneRecipe(Recipe):
     `focus` on relation and reference, then reference alone, are asked most. location weighs the
     location questions. dense and grounding weigh their losses (0 takes them away); coordinates and
     axes are how a cell knows its place (`GridEncoder`); modality "text" or "image" trains that one
-    alone. reference is how a reference is asked (`sample_questions`): "outermost" as the world first
-    did; of the "nearest", a share `plain` of the pictures is asked in the plain way.
+    alone. reference is how a reference is asked (`sample_questions`): "outermost" as the world
+    first did; of the "nearest", a share `plain` of the pictures is asked in the plain way.
 
     Each cause of success is one field, so that chapter 07 can take it away. Raises UserError where
     no batch can be made of these figures.
@@ -87,7 +86,7 @@ class SceneRecipe(Recipe):
             )  # fmt: skip
 
     def stages(self) -> tuple[Stage, ...]:
-        """What is asked when: easy kinds, all kinds, mostly both that need two things, reference."""
+        """What is asked when: easy kinds; all; relation and reference most; reference most."""
         few = (self.objects[0], min(3, self.objects[1]))
         weights = _MIXTURE | {"location": self.location}
         easy = {kind: float(weights[kind] > 0) for kind in EASY_KINDS}
