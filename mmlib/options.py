@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mmlib.errors import expected
-from mmlib.training.recipe import Recipe, without_none
+from mmlib.training.recipe import Recipe, default_of, without_none
 
 
 def leaves(record: type) -> dict[str, tuple[Any, Any]]:
@@ -20,10 +20,12 @@ def leaves(record: type) -> dict[str, tuple[Any, Any]]:
     hints = typing.get_type_hints(record)
     found: dict[str, tuple[Any, Any]] = {}
     for field in dataclasses.fields(record):
+        default = default_of(field)
         if dataclasses.is_dataclass(hints[field.name]):
-            found |= leaves(typing.cast(type, hints[field.name]))
+            nested = leaves(typing.cast(type, hints[field.name]))
+            found |= {name: (hint, getattr(default, name)) for name, (hint, _) in nested.items()}
         else:
-            found[field.name] = (hints[field.name], field.default)
+            found[field.name] = (hints[field.name], default)
     return found
 
 

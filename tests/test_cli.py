@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +26,7 @@ from mmlib.tasks.recipes import RECIPES
 from mmlib.tasks.scene_recipe import SceneRecipe
 from mmlib.tasks.scene_report import report
 from mmlib.tasks.table_recipe import TableRecipe
-from mmlib.training.config import Execution, TrainingConfig
+from mmlib.training.config import Execution
 from mmlib.training.run_folder import RunFolder, read_log
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -138,7 +139,9 @@ def test_options_have_the_types_of_their_fields(recipes, tmp_path):
     assert leave("train", *given.split(), "--out", tmp_path) == 0
     expected = SceneRecipe(
         preset="tiny", seed=7, objects=(2, 4), coordinates=False, dense=0.5, reference="outermost",
-        training=TrainingConfig(lr=0.01, evaluate_every=50, precision="bf16"),
+        training=replace(
+            SceneRecipe().training, lr=0.01, evaluate_every=50, precision="bf16"
+        ),
     )  # fmt: skip
     assert recipes == [(expected, tmp_path, Execution(workers=3, device="cpu"))]
 

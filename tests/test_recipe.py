@@ -13,6 +13,8 @@ from strategies import error_line
 
 from mmlib.errors import UserError
 from mmlib.tasks.recipes import RECIPES, read_recipe
+from mmlib.tasks.scene_recipe import SceneRecipe
+from mmlib.training.config import TrainingConfig
 from mmlib.training.recipe import Recipe
 
 
@@ -140,3 +142,10 @@ def test_a_run_of_no_kind_is_one_line(kind, tmp_path):
     with pytest.raises(UserError) as error:
         read_recipe(tmp_path)
     error_line(error, "a run of the kind scenes or table", str(tmp_path))
+
+
+def test_what_a_nested_object_leaves_out_is_as_in_the_recipes_default():
+    """A run may name its steps and keep the rest of what its kind trains with."""
+    short = SceneRecipe.from_json({"kind": "scenes", "training": {"steps": 7}})
+    assert short.training == dataclasses.replace(SceneRecipe().training, steps=7)
+    assert short.training != TrainingConfig(steps=7)

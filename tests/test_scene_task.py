@@ -43,13 +43,13 @@ from mmlib.data.scenes.batches import (
 )
 from mmlib.data.scenes.controls import answer_or_none
 from mmlib.data.scenes.questions import Question
-from mmlib.data.scenes.stream import EASY_KINDS, held_out_questions, held_out_scenes
+from mmlib.data.scenes.stream import held_out_questions, held_out_scenes
 from mmlib.errors import UserError
 from mmlib.evaluation import accuracy_by_kind
 from mmlib.fusion import FUSIONS
 from mmlib.losses import IGNORE
 from mmlib.models import FusionOutput
-from mmlib.tasks.scene_recipe import SceneRecipe
+from mmlib.tasks.scene_recipe import EASY_KINDS, SceneRecipe
 from mmlib.tasks.scene_report import (
     answer_questions,
     controls,
@@ -157,7 +157,8 @@ def digest(batch) -> str:
 def test_outermost_is_the_world_as_it_was_first_made():
     """The digests were taken from commit aea9048, before references asked for the nearest."""
     old = recipe(
-        pictures=8, questions=4, steps=10, curriculum=0.2, seed=3, reference="outermost"
+        pictures=8, questions=4, steps=10, curriculum=0.2, focus=(1.0, 1.0), seed=3,
+        reference="outermost",
     )  # fmt: skip
     assert [digest(batches(old).batch(step)) for step in (0, 1, 2, 5)] == [
         "c0932bbe2b45d1a7", "11aef7007a3ef747", "32fe3dd37b5394a3", "f328f49b025cc56d",
@@ -172,7 +173,7 @@ def test_outermost_is_the_world_as_it_was_first_made():
         assert digest(held_out_questions(*given)) != wanted
 
 
-@pytest.mark.parametrize("reference", ["nearest", "outermost"])
+@pytest.mark.parametrize("reference", ["nearest", "plain", "outermost"])
 def test_the_recipe_says_how_a_reference_is_asked(reference):
     batch = batches(recipe(reference=reference, pictures=40, curriculum=0.0, questions=4)).batch(0)
     asked = [
@@ -180,7 +181,7 @@ def test_the_recipe_says_how_a_reference_is_asked(reference):
         for ids, kind in zip(batch["input_ids"], batch["kind"], strict=True)
         if KINDS[kind] == "reference"
     ]
-    assert asked and all(("nearest" in words) == (reference == "nearest") for words in asked)
+    assert asked and all(("nearest" in words) == (reference != "outermost") for words in asked)
 
 
 def test_the_batch_says_what_the_scenes_hold():
@@ -244,7 +245,7 @@ def test_cells_are_labeled_where_the_pixels_are():
 
 def test_easy_scenes_come_first_and_only_then():
     """The curriculum: few things and easy kinds in the first share of the steps."""
-    data = batches(recipe(curriculum=0.5, pictures=40, questions=4))
+    data = batches(recipe(curriculum=0.5, focus=(1.0, 1.0), pictures=40, questions=4))
     things, kinds = [], []
     for step in range(4):
         batch = data.batch(step)
@@ -257,9 +258,39 @@ def test_easy_scenes_come_first_and_only_then():
     assert (whole["cells"][..., 0] > 0).sum(1).max() > 3
 
 
+def test_relation_and_reference_are_asked_most_once_the_rest_is_learned():
+    """Shares of the kinds by stage, over the questions of four steps each."""
+    data = batches(recipe(steps=20, curriculum=0.2, focus=(0.4, 0.7), pictures=40, questions=8))
+    shares = []
+    for steps in (range(4, 8), range(9, 13), range(15, 19)):
+        kinds = torch.cat([data.batch(step)["kind"] for step in steps])
+        shares.append([
+            float((kinds == KINDS.index(kind)).float().mean())
+            for kind in ("relation", "reference")
+        ])  # fmt: skip
+    (related, referred), (both, both_too), (late, most) = shares
+    assert related < 0.25 > referred and both > 0.25 < both_too
+    assert late < 0.15 and most > 0.35
+
+
+def test_half_of_the_pictures_are_asked_plainly():
+    """A plain reference is asked of three things too, and of a side with one thing alone."""
+    few = {
+        plain: [
+            int((batch["cells"][0, :, 0] > 0).sum())
+            for step in range(4)
+            for batch in [batches(recipe(plain=plain, curriculum=0.0, pictures=1, questions=8,
+                                         seed=step, focus=(0.0, 0.0), objects=(3, 3))).batch(0)]
+            if (batch["kind"] == KINDS.index("reference")).any()
+        ]
+        for plain in (0.0, 1.0)
+    }  # fmt: skip
+    assert few == {0.0: [], 1.0: [3] * 4}
+
+
 @pytest.mark.parametrize("curriculum", [0.0, 0.9])
 def test_without_location_none_is_asked(curriculum):
-    given = recipe(location=0.0, curriculum=curriculum, pictures=60, questions=4)
+    given = recipe(location=0.0, curriculum=curriculum, focus=(1.0, 1.0), pictures=60, questions=4)
     kinds = {KINDS[k] for k in batches(given).batch(0)["kind"].tolist()}
     assert kinds == set(EASY_KINDS if curriculum else KINDS) - {"location"}
 
@@ -625,6 +656,9 @@ def test_an_unknown_field_of_a_recipe_is_one_line(extra):
         ({"location": float("inf")}, ("location of 0 or more", "got inf")),
         ({"curriculum": float("nan")}, ("curriculum of 0 or more", "got nan")),
         ({"curriculum": 1.0}, ("curriculum", "got 1.0")),
+        ({"focus": (0.5, 0.4)}, ("focus in rising order", "1 1 asks all")),
+        ({"focus": (0.1, 0.4), "curriculum": 0.3}, ("focus in rising order",)),
+        ({"plain": 1.5}, ("plain from 0 to 1", "got 1.5")),
         ({"dropout": 1.0}, ("dropout", "got 1.0")),
         ({"accumulate": 3}, ("accumulate to divide 4 pictures", "got 3")),
         ({"reference": "farthest"}, ("reference nearest or outermost", "farthest")),

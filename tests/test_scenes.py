@@ -251,6 +251,23 @@ def test_relations_are_clear_and_references_have_one_reading(by_kind):
         assert len(beside) == 1 or beside[1][0] - beside[0][0] >= 4  # and clearly the nearest
 
 
+def test_plain_references_have_one_reading_and_few_things():
+    """Clear as the balanced ones are; asked of three things on, and of a side with one thing."""
+    rng = np.random.default_rng(13)
+    counts, alone = set(), 0
+    for _ in range(300):
+        scene, questions = scenes.sample_questions(rng, reference="plain")
+        for question in questions:
+            assert scenes.answer(scene, question.text) == question.answer
+            if question.kind == "reference":
+                axis, sign = RELATIONS[relation_in(question.text)]
+                named = scene_thing(scene, question.phrases[0][1])
+                away = [sign * (getattr(named, axis) - getattr(t, axis)) for t in scene.things]
+                counts.add(len(scene.things))
+                alone += sum(a > 0 for a in away) == 1
+    assert counts == {3, 4, 5, 6} and alone > 20
+
+
 def test_the_first_references_had_one_thing_on_the_side():
     rng = np.random.default_rng(12)
     for _ in range(200):

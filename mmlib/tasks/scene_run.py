@@ -27,8 +27,8 @@ from mmlib.training.run_folder import RunFolder
 def batches(recipe: SceneRecipe) -> SceneBatches:
     """The training batches of a recipe."""
     return SceneBatches(
-        recipe.seed, recipe.pictures, recipe.questions, recipe.objects, recipe.mixture(),
-        recipe.curriculum * recipe.training.steps, recipe.modality, recipe.reference,
+        recipe.seed, recipe.pictures, recipe.questions, recipe.stages(), recipe.modality,
+        recipe.reference, recipe.plain,
     )  # fmt: skip
 
 

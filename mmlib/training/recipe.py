@@ -70,12 +70,26 @@ def _built(cls: Any, given: Mapping[str, Any]) -> Any:
     for name, field in fields.items():
         if is_required(field) and name not in given:
             raise expected(f"the field {name} of a {cls.__name__}", "none", "train again")
-    return cls(**{name: _value(name, hints[name], value) for name, value in given.items()})
+    return cls(
+        **{n: _value(n, hints[n], value, default_of(fields[n])) for n, value in given.items()}
+    )
 
 
-def _value(name: str, hint: Any, value: Any) -> Any:
-    """The JSON value as what the field holds; raises UserError where it cannot be that."""
+def default_of(field: dataclasses.Field) -> Any:
+    """The default of a field, made where a factory makes it; dataclasses.MISSING without one."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _value(name: str, hint: Any, value: Any, default: Any = dataclasses.MISSING) -> Any:
+    """The JSON value as what the field holds; raises UserError where it cannot be that.
+
+    What a nested object leaves out is as in `default`, whose recipe may know better than its class.
+    """
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        if default is not dataclasses.MISSING:
+            value = {**_plain(default), **value}
         return _built(hint, value)
     if value is None and type(None) in typing.get_args(hint):
         return None

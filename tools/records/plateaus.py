@@ -70,7 +70,8 @@ from mmlib.training.fit import fit
 from mmlib.training.run_folder import read_log
 
 RECIPE = SceneRecipe(
-    reference="outermost", curriculum=0.15, dense=1.0, grounding=0.5, location=1.5,
+    reference="outermost", plain=0.0, curriculum=0.15, focus=(1.0, 1.0), dense=1.0,
+    grounding=0.5, location=1.5,
     training=TrainingConfig(
         steps=2400, lr=1e-3, weight_decay=0.01, warmup_steps=200, lr_floor=0.03,
         evaluate_every=100, optimizer="adamw",

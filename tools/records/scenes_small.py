@@ -81,8 +81,9 @@ four layers of merged attention, width 128), trained from random weights on the 
 `mmlib.data.scenes` and on nothing else: pictures of up to six colored shapes and eight kinds of
 questions about them. Load it with `mmlib.tasks.small.load_small()`.
 
-It is seed 0 of the record `book/results/scenes_small.json`, which says what it answers rightly, by
-kind, beside the controls, and was made by `make record NAME=scenes_small`. Weights in half
+It is seed 0 of the record scenes_small (`make record NAME=scenes_small`), which says what it
+answers rightly, by kind, beside the controls. While not all of the five seeds are made, what is
+finished stands in `book/results/partial/scenes_small.json`. Weights in half
 precision, computed with in float32. SHA-256 of the weights:
 
 `{sha256}`

@@ -63,7 +63,7 @@ Square = tuple[tuple[Thing, Thing], tuple[int, int]]
 # The order of RELATIONS: along x this side then that, along y this side then that.
 _RELATION = tuple(RELATIONS)
 _YES_NO = ("no", "yes")
-REFERENCES = ("nearest", "outermost")
+REFERENCES = ("nearest", "plain", "outermost")
 
 
 class View:
@@ -132,7 +132,7 @@ class View:
                 thing = self.things[beside[0][2]]
                 if self.concerns(named, thing):
                     sides[side] = thing
-            if len(sides) > 1:
+            if sides:
                 found[named] = sides
         return found
 
@@ -281,7 +281,18 @@ def _nearest(view: View, rng: Generator) -> Draft | None:
     asked = asks[rng.random() < 0.75] if len(asks) == 2 else asks[0]
     names, sides = choose(rng, view.squares[asked])
     named, side = choose(rng, names), choose(rng, sides)
-    thing = view.nearest[named][side]
+    return _ask_nearest(asked, named, side, view.nearest[named][side])
+
+
+def _plain(view: View, rng: Generator) -> Draft | None:
+    """The nearest on any side of any named thing, as long as a look can tell it."""
+    found = [(n, side, t) for n, sides in view.nearest.items() for side, t in sides.items()]
+    if not found:
+        return None
+    return _ask_nearest("color" if rng.random() < 0.5 else "shape", *choose(rng, found))
+
+
+def _ask_nearest(asked: str, named: Thing, side: int, thing: Thing) -> Draft:
     text = f"what {asked} is the nearest object {_RELATION[side]} the {named.name}"
     word = COLOR_NAMES[thing.color] if asked == "color" else SHAPES[thing.shape]
     return text, word, ((text.count(" "), named.cell),)
@@ -324,6 +335,7 @@ _ASK: dict[str, Callable[[View, Generator], Draft | None]] = {
     "location": _location,
     "relation": _relation,
     "nearest": _nearest,
+    "plain": _plain,
     "outermost": _outermost,
 }
 
@@ -374,6 +386,9 @@ def sample_questions(
     the red circle", of four things and more. Few scenes carry such a question, and in those few
     things are alike; so references come several to a picture, and half of the pictures that could
     be asked for one are not: what else is asked of large scenes stays nearly as it is.
+    "plain": the same question of three things and more, wherever it is clear. Few scenes must be
+    thrown away for it, and rules that leave the name or the side unread are right more often, the
+    more so the nearer they come to the right one: good to learn from, no good to be tested by.
     "outermost", as the world was first made: "what color is the object left of the red circle", of
     two things and more, where exactly one thing lies on that side; that thing is the outermost of
     the picture, so the name need not be read.
@@ -417,7 +432,7 @@ def sample_questions(
 def _least(kind: str, reference: str) -> int:
     """The least number of things that a kind is asked of."""
     if kind == "reference":
-        return 4 if reference == "nearest" else 2
+        return {"nearest": 4, "plain": 3, "outermost": 2}[reference]
     return 2 if kind == "relation" else 1
 
 
@@ -436,7 +451,7 @@ def _kind_tables(
     """
     shares = _shares(weights, objects, count, reference)
     share = shares.get("reference", 0.0)
-    if reference == "outermost" or not share:
+    if reference != "nearest" or not share:
         return 0.0, _table(shares), _table(shares)
     often = max(0.5, share)
     beside = {k: v for k, v in shares.items() if k not in ("reference", "counting")}

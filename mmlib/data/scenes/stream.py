@@ -9,41 +9,43 @@ from torch import Tensor
 
 from mmlib.data.scenes.batches import collate, with_modality
 from mmlib.data.scenes.questions import Question, sample_questions
+from mmlib.data.scenes.stage import Stage
 from mmlib.data.scenes.world import Scene
 
 STREAMS = {"train": 1, "validation": 2, "test": 3}
-EASY_KINDS = ("existence", "counting", "color", "shape", "location")
 
 
 @dataclass(frozen=True)
 class SceneBatches:
-    """The training batches, keyed by (seed, step): pictures × questions of `mixture`'s kinds.
+    """The training batches, keyed by (seed, step): pictures × questions of a step's stage.
 
-    In the first easy_steps steps scenes have at most three things, and `EASY_KINDS` are asked in
-    equal shares. modality "text" or "image" hides the other one; reference is how a reference is
-    asked (`sample_questions`).
+    A step belongs to the last of `stages` that has begun; the first begins at 0. modality "text" or
+    "image" hides the other one. reference is how a reference is asked (`sample_questions`); of the
+    nearest, a share `plain` of the pictures is asked in the plain way.
     """
 
     seed: int
     pictures: int
     questions: int
-    objects: tuple[int, int]
-    mixture: dict[str, float]
-    easy_steps: float = 0.0
+    stages: tuple[Stage, ...]
     modality: str = "both"
     reference: str = "nearest"
+    plain: float = 0.0
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """The questions of one step as tensors (`collate`)."""
         rng = np.random.default_rng([STREAMS["train"], self.seed, step])
-        objects, weights = self.objects, self.mixture
-        if step < self.easy_steps:
-            objects = (objects[0], min(3, objects[1]))
-            weights = {kind: float(weights[kind] > 0) for kind in EASY_KINDS}
-        drawn = [
-            sample_questions(rng, objects, self.questions, weights, reference=self.reference)
-            for _ in range(self.pictures)
-        ]
+        stage = [stage for stage in self.stages if stage.first <= step][-1]
+        drawn = []
+        for _ in range(self.pictures):
+            # nothing is drawn where all is asked in one way, as when the first world was recorded
+            eased = self.reference == "nearest" and self.plain and rng.random() < self.plain
+            reference = "plain" if eased else self.reference
+            drawn.append(
+                sample_questions(
+                    rng, stage.objects, self.questions, stage.weights, reference=reference
+                )
+            )
         return with_modality(collate(drawn), self.modality)
 
 
