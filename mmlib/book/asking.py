@@ -153,7 +153,7 @@ document.querySelectorAll('[data-mm="KEY"]:not([data-ready])').forEach((root) =>
   root.dataset.ready = '1';
   const d = JSON.parse(root.querySelector('script').textContent);
   const part = (name) => root.querySelector('[data-part="' + name + '"]');
-  const [across, down] = root.querySelectorAll('input'), svg = root.querySelector('svg');
+  const [down, across] = root.querySelectorAll('input'), svg = root.querySelector('svg');
   const put = (node, at) => Object.keys(at).forEach((k) => node.setAttribute(k, at[k]));
   let place = d.start;
   const nearest = (x, y, only) => {
@@ -268,8 +268,8 @@ def picture_question(scene: Scene, moves: Thing, relation: str, name: str) -> st
         f'<output><b data-part="answer">{COLOR_NAMES[found.color]}</b> '
         f'<span data-part="why">{html.escape(why)}</span></output>'
         f'<div hidden class="mm-ask-move">Move the {moves.name}: drag it, or use the sliders.'
-        f"{_slider('across', [x for x, _ in free], moves.x)}"
-        f"{_slider('down', [y for _, y in free], moves.y)}</div></div>"
+        f"{_slider('down', [y for _, y in free], moves.y)}"
+        f"{_slider('across', [x for x, _ in free], moves.x)}</div></div>"
     )
     key = hashlib.sha256(data.encode()).hexdigest()[:10]
     data = data.replace("</", "<\\/")  # or it would end the element

@@ -123,8 +123,8 @@ def table(record: dict[str, Any]) -> tuple[Figure, str]:
             max(mean, value["high"]) + 0.02, number, f"{100 * mean:.0f} %", va="center", fontsize=10
         )
         told.append(f"{name} {100 * mean:.0f} %")
-    axis.set(xlim=(0, 1.15), ylim=(len(rows) - 0.6, -0.75), yticks=[], xticks=[])
-    axis.spines["bottom"].set_visible(False)
+    axis.set(xlim=(-0.03, 1.17), ylim=(len(rows) - 0.6, -0.75), yticks=[], xticks=[])
+    axis.spines[["left", "bottom"]].set_visible(False)
     axis.grid(False)
     return figure, (
         f"Four bars, the balanced accuracy of a model on paintings of fruit: {'; '.join(told)}."
