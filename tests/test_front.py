@@ -243,7 +243,7 @@ def test_the_pictures_of_the_page_are_those_that_the_code_draws():
 
 def test_the_cells_of_a_color_hold_its_pixels():
     ink = front.of_color(scene(thing("blue square", 32, 32, size=1)), "blue")
-    assert ink.max() == 1 and 100 < 64 * ink.sum() < 200  # a square of about 12 by 12 pixels
+    assert 0.5 < ink.max() <= 1 and 100 < 64 * ink.sum() < 200  # about 12 by 12 pixels
     assert front.of_color(scene(thing("red square", 32, 32)), "blue").sum() == 0
 
 
@@ -290,13 +290,24 @@ def second_meanings() -> dict[str, list[int]]:
     }
 
 
-def mathematics(chapter: int) -> str:
-    """The formulas of a chapter's prose, and its code: where a shape stands as well."""
+def sources(chapter: int, kind: str) -> str:
+    """All cells of a chapter that are of one kind."""
     (path,) = (ROOT / "notebooks").glob(f"{chapter:02}_*.ipynb")
     cells = json.loads(path.read_text("utf8"))["cells"]
-    text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
-    formulas = [a or b for a, b in re.findall(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", text, re.DOTALL)]
-    return "\n".join([*formulas, *re.findall(r"`[^`\n]+`", text)])
+    return "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == kind)
+
+
+def mathematics(chapter: int) -> str:
+    """The formulas of a chapter's prose."""
+    text = sources(chapter, "markdown")
+    pairs = re.findall(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", text, re.DOTALL)
+    return "\n".join(displayed or inline for displayed, inline in pairs)
+
+
+def shapes(chapter: int) -> str:
+    """What stands in square brackets in its text and code: shapes, among other things."""
+    text = sources(chapter, "markdown") + sources(chapter, "code")
+    return "\n".join(re.findall(r"\[[\w, /]+\]", text))
 
 
 def uses(text: str, letter: str) -> bool:
@@ -330,7 +341,8 @@ def test_second_meanings_are_of_letters_that_have_a_first():
 @pytest.mark.parametrize("chapter", chapters())
 def test_a_chapter_uses_the_letters_that_it_brings_and_no_earlier_one_does(chapter):
     brought = chapters()[chapter]
-    assert not [x for x in brought if not uses(mathematics(chapter), x)], "listed too early"
+    own = mathematics(chapter) + "\n" + shapes(chapter)
+    assert not [letter for letter in brought if not uses(own, letter)], "not in this chapter"
     earlier = [n for n in range(3, chapter)]
     told = second_meanings()
     early = [

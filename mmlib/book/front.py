@@ -19,7 +19,7 @@ from mmlib.book import asking, drawing, figures
 from mmlib.data.scenes import CELLS, COLORS, PIXELS, Scene, render
 
 WIDTH, HEIGHT = 3.0, 2.5  # inches; a third of the page, and legible at the width of a phone
-SHARP = 8.0  # how much one cell more full of a color raises its score
+SHARP = 8.0  # the score of the cell that is fullest of the color asked for; 0 where there is none
 
 
 def of_color(scene: Scene, color: str) -> np.ndarray:
@@ -45,12 +45,13 @@ def paste(axis: Axes, scene: Scene, corner: drawing.Point, side: float, cells: b
 def attend(scene: Scene, name: str) -> tuple[Figure, str]:
     """A word of the question attends to the cells of the picture.
 
-    Its query is its own color, the key of a cell says how much of each color is in it, and the
-    lines are as thick as the weights that `attention_weights` gives.
+    Its query is its own color. The key of a cell says how full of each color it is, beside the
+    cell that is fullest of that color. Lines are as thick as the weights of `attention_weights`.
     """
     color = name.split()[0]
     colors = list(COLORS)
-    keys = torch.tensor(np.stack([of_color(scene, c).ravel() for c in colors], -1))
+    full = np.stack([of_color(scene, c).ravel() for c in colors], -1)
+    keys = torch.tensor(full / np.maximum(full.max(0), 1e-9))
     query = SHARP * torch.tensor([[float(c == color) for c in colors]], dtype=keys.dtype)
     scaled = query * len(colors) ** 0.5  # attention divides by the root of the width
     weights = attention_weights(scaled[None, None], keys[None, None])[0, 0, 0]
