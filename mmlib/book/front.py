@@ -74,7 +74,7 @@ def attend(scene: Scene, name: str) -> tuple[Figure, str]:
         if weight >= 0.01:  # thinner than a hair of the picture
             axis.plot(
                 *zip(start, end, strict=True), color=drawing.color_of("text"), zorder=3, alpha=0.75,
-                linewidth=2 * drawing.THICKEST * weight, solid_capstyle="butt",
+                linewidth=drawing.THICKEST * weight, solid_capstyle="butt",
             )  # fmt: skip
     share = sum(weights.tolist()[n] for n in np.flatnonzero(of_color(scene, color).ravel() > 0))
     return figure, (
