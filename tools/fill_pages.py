@@ -14,9 +14,10 @@ value {mean, low, high} is written with its interval: 97.1 % [96.2, 97.9].
 
 On lines of their own, `<!-- block: records -->` and `<!-- /block -->` enclose a table of all
 records, `<!-- block: mutants -->` that of the planted faults, `<!-- block: equations -->` what ties
-each equation to the code (tools/equations.toml), `<!-- block: front -->` the front page's picture,
-`<!-- block: references -->` the list of book/references.bib, each with a target:
-`[Vaswani et al. (2017)](#vaswani2017)` links to it.
+each equation to the code (tools/equations.toml), `<!-- block: references -->` the list of
+book/references.bib, each with a target: `[Vaswani et al. (2017)](#vaswani2017)` links to it. The
+front page has three: `ask` is the picture that the reader asks about, `build` the three pictures of
+what can be built (drawn by tools/pictures.py), `front` the picture that the trained model made.
 """
 
 import json
@@ -310,16 +311,70 @@ def equations_block() -> str:
     return "\n".join(f"## Chapter {name}\n\n{''.join(rows)}" for name, rows in chapters.items())
 
 
+def ask_block() -> str:
+    """The front page's first picture, which the reader asks about: HTML with every answer in it."""
+    from mmlib.book import asking  # these two blocks alone need the package
+
+    scene = asking.scene_of(asking.SEED)
+    moves = asking.to_move(scene, asking.NAME)
+    assert moves, f"the scene of seed {asking.SEED} is not plain at one look; choose another"
+    return asking.picture_question(scene, moves, asking.SIDE, asking.NAME) + "\n"
+
+
+def build_block() -> str:
+    """What the reader will be able to build: three pictures, each with its alternative text."""
+    import matplotlib.pyplot as plt
+
+    from mmlib.book import front
+
+    record = load("pomology")
+    told = {
+        "attend": (
+            "Attention, in a few lines of your own",
+            "Words that ask, and a picture whose cells answer: a line is as thick as its weight "
+            "(chapters 3 and 4).",
+        ),
+        "answer": (
+            "A model that answers about pictures",
+            "You mend a program of thirty lines until it is whole, and watch what it learns, and "
+            "when (chapters 6 and 7).",
+        ),
+        "table": (
+            "A model of your own table",
+            f"The report says whether the picture helps. Of {record['rows']} paintings of fruit "
+            f"and their names it says: “{record['sentence']}”",
+        ),
+    }
+    parts = ["::::{grid} 1 1 3 3\n:gutter: 3\n:class-container: mm-build\n"]
+    for name, (figure, alt) in front.drawn(record).items():
+        plt.close(figure)
+        title, sentence = told[name]
+        parts.append(
+            f":::{{grid-item}}\n![{alt}](_static/build_{name}.png)\n\n"
+            f"**{title}.** {sentence}\n:::\n"
+        )
+    return "\n".join([*parts, "::::\n"])
+
+
 def front_block() -> str:
     """The picture that the model made for the front page, and what it shows."""
     if not (RESULTS / "front.json").exists():
         return ""
     shown = load("front")
     right = "which is right" if shown["answer"] == shown["truth"] else "which is wrong"
+    chosen = ""
+    if "passed_over" in shown:
+        passed = shown["passed_over"]
+        missed = passed["wrong"] + passed["unsure"]
+        chosen = (
+            " It is the first picture of the test stream that can be followed at a glance and that "
+            f"the model answered rightly and surely; before it, {missed} that could be followed at "
+            "a glance were not."
+        )
     return (
         f"![{shown['alt']}](_static/front.png)\n\n"
         f"*Asked “{shown['question']}?”, the model of [What was measured](measured.md) answers "
-        f"“{shown['answer']}”, {right}. Bright is what it attended to.*\n"
+        f"“{shown['answer']}”, {right}. Bright is what it attended to.{chosen}*\n"
     )
 
 
@@ -362,6 +417,8 @@ def references_block() -> str:
 
 
 BLOCKS = {
+    "ask": ask_block,
+    "build": build_block,
     "front": front_block,
     "records": records_block,
     "mutants": mutants_block,

@@ -235,25 +235,25 @@ def _coverage(shape: int, size: int) -> np.ndarray:
     if SHAPES[shape] == "circle":
         draw.ellipse((middle - reach, middle - reach, middle + reach, middle + reach), fill=255)
     else:
-        draw.polygon([(middle + x, middle + y) for x, y in _corners(shape, reach)], fill=255)
+        draw.polygon([(middle + x, middle + y) for x, y in corners(shape, reach)], fill=255)
     return np.asarray(image.reduce(scale)).astype(np.int64)
 
 
-def _corners(shape: int, reach: int) -> list[tuple[int, int]]:
+def corners(shape: int, reach: int) -> list[tuple[int, int]]:
     """Corners of a square, triangle or star about (0, 0), `reach` away but for rounding."""
     turns, inner = {
         "square": ((1 / 8, 3 / 8, 5 / 8, 7 / 8), 1.0),
         "triangle": ((0, 1 / 3, 2 / 3), 1.0),
         "star": (tuple(step / 10 for step in range(10)), 0.42),
     }[SHAPES[shape]]
-    corners = []
+    points = []
     for step, turn in enumerate(turns):
         length = reach * (inner if step % 2 else 1.0)
         x = length * math.sin(2 * math.pi * turn)
         y = -length * math.cos(2 * math.pi * turn)
         # A little less, so that no half (a large triangle's base) hangs on a machine's rounding.
-        corners.append((round(x - 1e-6), round(y - 1e-6)))
-    return corners
+        points.append((round(x - 1e-6), round(y - 1e-6)))
+    return points
 
 
 def cell_targets(scene: Scene) -> np.ndarray:
