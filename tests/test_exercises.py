@@ -73,6 +73,51 @@ def test_a_function_that_fails_or_forgets_its_return(capsys):
     assert "KeyError" in said(capsys, "4.5", lambda K, p: {}[K])
 
 
+def test_a_function_that_was_not_filled_is_no_answer_yet(capsys):
+    def to_fill(logits):
+        """A docstring."""
+        ...
+
+    assert said(capsys, "4.6", to_fill).endswith("no answer yet: your function returns None.")
+    assert "no answer yet" in said(capsys, "4.6", lambda logits: ...)
+    # one branch without its return
+    assert "returns None" in said(capsys, "4.5", lambda K, p: None if K == 1 else 0.5)
+
+
+@pytest.fixture
+def planted(monkeypatch):
+    """Puts a judge, and what else an exercise takes, under the name of a Your turn, "4.A"."""
+    exercises = import_module("mmlib.book.exercises.chapter_04").EXERCISES
+
+    def plant(judge, **more):
+        monkeypatch.setitem(exercises, "4.A", Exercise(look="", judge=judge, **more))
+
+    return plant
+
+
+def test_a_judge_need_not_ask_whether_a_function_was_filled(planted, capsys):
+    planted(lambda answer: "" if answer(3) + answer(x=4) == 14 else "not yet. Twice.")
+    assert said(capsys, "4.A", lambda x: 2 * x) == "Exercise 4.A: right."
+    assert said(capsys, "4.A", lambda x: x).endswith("not yet. Twice.")
+    # the judge's own arithmetic stops at None
+    assert "no answer yet" in said(capsys, "4.A", lambda x: None)
+    assert "TypeError" in said(capsys, "4.A", lambda x: 2 * x if x == 3 else None)
+    assert "TypeError" in said(capsys, "4.A", 0.5)
+
+
+def test_a_function_that_answers_in_place_may_return_nothing(planted, capsys):
+    def judge(answer):
+        given = [1]
+        answer(given)
+        return "not yet. It is not empty." if given else ""
+
+    planted(judge, in_place=True)
+    assert "It is not empty." in said(capsys, "4.A", lambda given: None)
+    assert "right." in said(capsys, "4.A", lambda given: given.clear())
+    planted(judge)
+    assert "no answer yet" in said(capsys, "4.A", lambda given: None)
+
+
 def test_a_function_that_fails_is_told_the_shapes_it_was_given(capsys):
     text = said(capsys, "4.3", lambda h_t, s_t, h_i, s_i: s_t * h_t)
     assert "RuntimeError" in text

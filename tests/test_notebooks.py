@@ -9,6 +9,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from voice import hollow_words
+
+from tools import fill_pages
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -20,6 +23,7 @@ if "google.colab" in sys.modules:
     %pip install -q --no-deps git+https://github.com/OWNER/mmlib-book
 from mmlib.book import figures
 figures.setup("{name}")"""
+EQUATIONS = fill_pages.equations()
 CELL_METADATA = {"tags", "mystnb", "cellView"}
 COLUMNS = 79
 EXERCISES = range(4, 9)
@@ -208,14 +212,6 @@ def test_equations_that_are_named_exist(path):
     assert not loose, "write [(4.1)](#eq-4.1), so that the reader can go there"
 
 
-def equation_map(path: Path) -> list[list[str]]:
-    """The rows of the table Equation, Function, Test, Experiment."""
-    head = r"^\|\s*Equation\s*\|\s*Function\s*\|\s*Test\s*\|\s*Experiment\s*\|\n\|[-| :]+\|\n"
-    tables = re.findall(head + r"((?:^\|.*\n?)+)", markdown(path), re.MULTILINE)
-    assert len(tables) == 1, "one table with the head Equation, Function, Test, Experiment"
-    return [[cell.strip() for cell in row.strip("|").split("|")] for row in tables[0].splitlines()]
-
-
 def resolve(name: str) -> object:
     """The object of a dotted name below mmlib."""
     parts = name.split(".")
@@ -235,21 +231,74 @@ def defined_tests(file: Path) -> set[str]:
     return {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
 
 
+def is_there(name: str) -> bool:
+    """Whether mmlib has what a dotted name says."""
+    try:
+        return resolve(name) is not None
+    except AttributeError:
+        return False
+
+
+def is_test(name: str) -> bool:
+    """Whether `tests/test_x.py::test_y` is defined."""
+    file, _, function = name.partition("::")
+    return (ROOT / file).is_file() and function in defined_tests(ROOT / file)
+
+
+def untied(rows: list[dict], equations: list[str], ids: set[str]) -> list[str]:
+    """What is wrong with a chapter's rows of tools/equations.toml: ids are those of its cells."""
+    wrong = [f"{n} has no entry" for n in equations if n not in [row["number"] for row in rows]]
+    for row in rows:
+        number = row["number"]
+        if number not in equations:
+            wrong.append(f"{number} is no equation of the chapter")
+        if not row["functions"] or not row["tests"]:
+            wrong.append(f"{number} has no function or no test")
+        wrong += [f"{number}: no {name}" for name in row["functions"] if not is_there(name)]
+        wrong += [f"{number}: no {name}" for name in row["tests"] if not is_test(name)]
+        cells = re.findall(r"`(c\d\d-[\w-]+)`", row["experiment"])
+        wrong += [f"{number}: no cell {name}" for name in cells if name not in ids]
+    return wrong
+
+
 @each_notebook
 def test_every_equation_is_tied_to_function_and_test(path):
-    ids = {cell.id for cell in cells(path, "code")}
-    tied = set()
-    for equation, function, test, _ in equation_map(path):
-        tied |= set(re.findall(r"\((\d+\.\d+)\)\]", equation))
-        for name in re.findall(r"`([\w.]+)`", function):
-            resolve(name)
-        names = re.findall(r"`([^`]+)`", test)
-        assert names, f"{equation} has no test"
-        for name in names:
-            file, _, function_name = name.partition("::")
-            known = defined_tests(ROOT / file) if function_name else ids
-            assert (function_name or name) in known, name
-    assert tied >= set(equation_tags(path))
+    rows = [row for row in EQUATIONS if int(row["number"].split(".")[0]) == chapter(path)]
+    assert untied(rows, equation_tags(path), {cell.id for cell in read(path).cells}) == []
+    assert [row["number"] for row in rows] == equation_tags(path), "once each, and in order"
+
+
+def test_each_entry_is_of_a_chapter_that_is_written():
+    written = {chapter(path) for path in NOTEBOOKS}
+    assert {int(row["number"].split(".")[0]) for row in EQUATIONS} <= written
+
+
+@pytest.mark.parametrize(
+    "change, why",
+    [
+        ({}, ""),
+        ({"number": "4.2"}, "4.1 has no entry\n4.2 is no equation of the chapter"),
+        ({"functions": ["mmlib.fusion.Nothing"]}, "no mmlib.fusion.Nothing"),
+        ({"functions": []}, "no function"),
+        (
+            {"tests": ["tests/test_fusion.py::test_nothing"]},
+            "no tests/test_fusion.py::test_nothing",
+        ),
+        ({"tests": ["tests/test_nothing.py::test_x"]}, "no tests/test_nothing.py"),
+        ({"tests": []}, "no test"),
+        ({"experiment": "`c04-b`"}, "no cell c04-b"),
+    ],
+)
+def test_the_search_for_equations_without_code(change, why):
+    row = {
+        "number": "4.1",
+        "functions": ["mmlib.fusion.MergedAttention"],
+        "tests": ["tests/test_notebooks.py::test_the_search_for_equations_without_code"],
+        "experiment": "section 4.1, `c04-a`",
+        **change,
+    }
+    found = untied([row], ["4.1"], {"c04-a"})
+    assert why in "\n".join(found) and bool(found) == bool(why)
 
 
 @each_notebook
@@ -373,18 +422,10 @@ def test_the_search_for_typed_numbers(text, found):
     assert typed_numbers(text, {}) == found
 
 
-HOLLOW = r"""
-    simply|obviously|of\ course|powerful|seamless(?:ly)?|robust|state\ of\ the\ art|rich
-    |in\ this\ chapter\ we|let's\ dive|it\ is\ important\ to\ note|crucial
-"""
-
-
 @pytest.mark.parametrize("path", [*NOTEBOOKS, *PAGES], ids=lambda path: path.stem)
 def test_prose_has_no_hollow_words(path):
     text = markdown(path) if path.suffix == ".ipynb" else path.read_text("utf8")
-    text = without(text, r"^```.*?^```", r"`[^`]*`")
-    found = re.findall(rf"\b(?:{HOLLOW})\b", text, re.IGNORECASE | re.VERBOSE)
-    assert not found
+    assert not hollow_words(text)
 
 
 def test_exceptions_are_used():

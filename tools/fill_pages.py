@@ -13,14 +13,16 @@ Python's, where `%` is written with a space (97.1 %); `minutes` for seconds; `le
 value {mean, low, high} is written with its interval: 97.1 % [96.2, 97.9].
 
 On lines of their own, `<!-- block: records -->` and `<!-- /block -->` enclose a table of all
-records, `<!-- block: mutants -->` that of the planted faults, `<!-- block: front -->` the front
-page's picture, `<!-- block: references -->` the list of book/references.bib, each with a target:
+records, `<!-- block: mutants -->` that of the planted faults, `<!-- block: equations -->` what ties
+each equation to the code (tools/equations.toml), `<!-- block: front -->` the front page's picture,
+`<!-- block: references -->` the list of book/references.bib, each with a target:
 `[Vaswani et al. (2017)](#vaswani2017)` links to it.
 """
 
 import json
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -287,6 +289,27 @@ def mutants_block() -> str:
     return "\n".join(f"## `{file}`\n\n{''.join(lines)}" for file, lines in files.items())
 
 
+def equations() -> list[dict[str, Any]]:
+    """The entries of tools/equations.toml: number, what, functions, tests, experiment."""
+    return tomllib.loads((ROOT / "tools" / "equations.toml").read_text("utf8"))["equation"]
+
+
+def equations_block() -> str:
+    """The equations by chapter, each with its functions, its tests and where it is shown.
+
+    A list and not a table, for the same reason as the planted faults.
+    """
+    chapters: dict[str, list[str]] = {}
+    for row in equations():
+        number = row["number"]
+        functions, tests = (", ".join(f"`{n}`" for n in row[k]) for k in ("functions", "tests"))
+        chapters.setdefault(number.split(".")[0], []).append(
+            f"- [({number})](#eq-{number}) {row['what']}: {functions}\\\n"
+            f"  {tests}\\\n  {row['experiment']}\n"
+        )
+    return "\n".join(f"## Chapter {name}\n\n{''.join(rows)}" for name, rows in chapters.items())
+
+
 def front_block() -> str:
     """The picture that the model made for the front page, and what it shows."""
     if not (RESULTS / "front.json").exists():
@@ -342,6 +365,7 @@ BLOCKS = {
     "front": front_block,
     "records": records_block,
     "mutants": mutants_block,
+    "equations": equations_block,
     "references": references_block,
 }
 
