@@ -1,6 +1,7 @@
 """Figures a reader operates without a kernel: plain HTML whose numbers were all computed before.
 
-(Only `softmax` computes in the page, since its sliders have too many positions to list.)
+(Only `softmax` computes in the page: its sliders have too many positions to list.)
+
 They run from a file, offline, with the keyboard, on a phone. Where scripts do not run (GitHub, an
 untrusted notebook) the first state shows and the controls stay hidden. Each part names itself by a
 hash of its content, so the output is the same on each run.
@@ -69,6 +70,11 @@ def _page(key: str, inside: str, data: str, script: str) -> HTML:
         f'<script type="application/json">{data}</script></div>'
         f"<script>{script.replace('KEY', key)}</script>"
     )
+
+
+def _told(text: str) -> str:
+    """What the figure shows, in words: a screen reader speaks it when it changes."""
+    return f'<output style="display:block;margin-top:6px">{html.escape(text)}</output>'
 
 
 def frames(
@@ -180,7 +186,7 @@ def mixture(
         + slider("scores multiplied by", scales, start[0])
         + slider("each cell cut into", counts, start[1])
         + "</div>"
-        + f'<output style="display:block;margin-top:6px">{first["says"]}</output>'
+        + _told(first["says"])
     )
     return _page(_key(data), inside, data, _MIXTURE_JS)
 
@@ -243,9 +249,9 @@ document.querySelectorAll('[data-mm="KEY"]:not([data-ready])').forEach((root) =>
   const d = JSON.parse(root.querySelector('script').textContent);
   const all = (name) => root.querySelectorAll('[data-part="' + name + '"]');
   const lines = all('line'), numbers = all('number'), [cell] = all('cell'), [asks] = all('asks');
-  const at = (name) => +(root.querySelector('[data-part="' + name + '"]:checked') || {value: 0}).value;
+  const at = (name) => [...all(name)].findIndex((radio) => radio.checked);
   root.onchange = () => {
-    const q = at('query'), s = d.states[at('head')][q];
+    const q = at('query'), s = d.states[Math.max(at('head'), 0)][q];
     s.widths.forEach((width, k) => lines[k].setAttribute('stroke-width', width));
     s.numbers.forEach((number, k) => { numbers[k].textContent = number; });
     cell.setAttribute('fill', d.colors[q]); asks.textContent = d.words[q];
@@ -327,7 +333,7 @@ def attends(
             if heads > 1
             else ""
         )
-        + f'</div><output style="display:block;margin-top:6px">{html.escape(first["says"])}</output>'
+        + f"</div>{_told(str(first['says']))}"
     )
     return _page(key, inside, data, _ATTENDS_JS)
 
@@ -341,7 +347,7 @@ def _fan(
     state: dict,
 ) -> str:
     """The keys in a row, the query below, a line to each key, as SVG; a long row scrolls."""
-    letter, gap = 8.0, 14  # units, and one is a pixel where the figure is 360 wide, as on a phone
+    letter, gap = 7.4, 12  # a unit is a pixel where the figure is 360 wide
     step = max(letter * max(map(len, keys)) + gap, 34, 360 / len(keys))
     width, query = step * len(keys), letter * max(map(len, words)) + gap + 8
     middle = width / 2
@@ -362,16 +368,19 @@ def _fan(
             f'<text data-part="number" x="{x:.1f}" y="15" font-size="12" fill="{MUTED}">'
             f"{state['numbers'][k]}</text>"
         )
+    least = 0.7 * width
+    scrolls = ' tabindex="0" role="group" aria-label="attention"' if least > 280 else ""
     return (
-        '<div style="overflow-x:auto">'
-        f'<svg viewBox="0 0 {width:.1f} 152" role="img" aria-label="{html.escape(state["says"])}" '
-        f'style="width:100%;min-width:{0.8 * width:.0f}px;max-width:{1.5 * width:.0f}px;height:auto;'
-        'display:block;margin:auto" '
+        f'<div style="overflow-x:auto"{scrolls}><svg role="img" '
+        f'viewBox="0 0 {width:.1f} 152" aria-label="{html.escape(state["says"])}" '
+        f'style="width:100%;min-width:{least:.0f}px;max-width:{1.5 * width:.0f}px;'
+        'height:auto;display:block;margin:auto" '
         f'font-family="sans-serif" font-size="13.5" fill="{drawing.INK}" text-anchor="middle">'
         f"{''.join(lines)}{''.join(cells)}{''.join(numbers)}"
         f'<rect data-part="cell" x="{middle - query / 2:.1f}" y="118" width="{query:.1f}" '
         f'height="28" rx="9" fill="{color}"/>'
-        f'<text data-part="asks" x="{middle:.1f}" y="136.5" fill="#fff">{html.escape(asking)}</text>'
+        f'<text data-part="asks" x="{middle:.1f}" y="136.5" fill="#fff">'
+        f"{html.escape(asking)}</text>"
         f'<text x="{middle + query / 2 + 8:.1f}" y="136.5" text-anchor="start" font-size="12" '
         f'fill="{MUTED}">asks</text></svg></div>'
     )
@@ -413,7 +422,7 @@ def softmax(names: Sequence[str], scores: Sequence[float] | Tensor, modality: st
     """The softmax of β(s + c), whose scores s, shift c and factor β the reader moves.
 
     A slider a score (−4 … 4 in halves), one that adds c to all, which moves no bar, and one that
-    multiplies all by β (0 … 4). The page computes exponentials and sum; the first state is Python's.
+    multiplies all by β (0 … 4). The page computes exponentials and sum; Python the first state.
 
     Raises UserError where names and scores are not one for each, or a slider has no such place.
     """
@@ -426,12 +435,13 @@ def softmax(names: Sequence[str], scores: Sequence[float] | Tensor, modality: st
     shares = torch.tensor(start, dtype=torch.float64).softmax(0).tolist()
     color, before = drawing.color_of(modality), "Weights: "
     told = ", ".join(f"{name} {share:.3f}" for name, share in zip(names, shares, strict=True))
-    says = html.escape(f"{before}{told}.")
+    says = f"{before}{told}."
     data = json.dumps({"names": list(names), "width": _BAR, "says": before}, ensure_ascii=False)
 
     def slider(label: str, low: int, value: float) -> str:
         return (
-            f'<label style="{_ROW};width:100%"><span style="flex:1 1 8em">{html.escape(label)}</span>'
+            f'<label style="{_ROW};width:100%">'
+            f'<span style="flex:1 1 8em">{html.escape(label)}</span>'
             f'<input type="range" min="{low}" max="4" step="0.5" value="{value:g}" '
             f'aria-valuetext="{_signed(value, 1)}" autocomplete="off" '
             f'style="flex:2 1 9em;min-width:6em;accent-color:{color}">'
@@ -443,7 +453,8 @@ def softmax(names: Sequence[str], scores: Sequence[float] | Tensor, modality: st
         y = 26 + 26 * k
         rows.append(
             f'<text x="4" y="{y + 13}">{html.escape(name)}</text>'
-            f'<text data-part="score" x="168" y="{y + 13}" text-anchor="end">{_signed(score, 2)}</text>'
+            f'<text data-part="score" x="168" y="{y + 13}" text-anchor="end">'
+            f"{_signed(score, 2)}</text>"
             f'<rect x="180" y="{y}" width="{_BAR}" height="18" '
             f'fill="{to_hex(drawing.tint(color, 0.12))}"/>'
             f'<rect data-part="bar" x="180" y="{y}" width="{_BAR * share:.1f}" height="18" '
@@ -451,7 +462,8 @@ def softmax(names: Sequence[str], scores: Sequence[float] | Tensor, modality: st
             f'<text data-part="number" x="356" y="{y + 13}" text-anchor="end">{share:.3f}</text>'
         )
     inside = (
-        f'<svg viewBox="0 0 360 {28 + 26 * len(names)}" role="img" aria-label="{says}" '
+        f'<svg viewBox="0 0 360 {28 + 26 * len(names)}" role="img" '
+        f'aria-label="{html.escape(says)}" '
         'style="width:100%;max-width:540px;height:auto;display:block;margin:auto" '
         f'font-family="sans-serif" font-size="13.5" fill="{drawing.INK}">'
         f'<g font-size="12" fill="{MUTED}"><text x="168" y="15" text-anchor="end">β(s + c)</text>'
@@ -460,7 +472,7 @@ def softmax(names: Sequence[str], scores: Sequence[float] | Tensor, modality: st
         + "".join(slider(f"score s of {n}", -4, s) for n, s in zip(names, start, strict=True))
         + slider("all scores + c", -4, 0.0)
         + slider("all scores × β", 0, 1.0)
-        + f'</div><output style="display:block;margin-top:6px">{says}</output>'
+        + f"</div>{_told(says)}"
     )
     return _page(_key(data + says), inside, data, _SOFTMAX_JS)
 
