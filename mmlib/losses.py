@@ -28,7 +28,7 @@ SIGLIP_LOG_SCALE, SIGLIP_BIAS = math.log(10), -10.0  # SigLIP's first scale and 
 def cross_entropy(
     logits: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = IGNORE
 ) -> tuple[Tensor, Tensor]:
-    """−log p(y | x_t, x_i; θ), eq. (5.2), summed over the labelled positions, and its divisor.
+    """−log p(y | x_t, x_i; θ), eq. (5.2), summed over the labeled positions, and its divisor.
 
     logits [N, C], target [N] with classes 0 … C − 1, or `ignore_index` where there is no label;
     weight [C] counts a class more or less. Returns (sum, divisor): the sum in nats and the summed
@@ -62,12 +62,12 @@ def label_weight(
     Raises UserError where a label has no weight; on an accelerator it does not look
     (`cross_entropy`).
     """
-    labelled = target != ignore_index
+    labeled = target != ignore_index
     if weight is None:
-        return labelled.sum().float()
+        return labeled.sum().float()
     if target.device.type == "cpu":
         check_labels(target, len(weight), ignore_index)
-    return torch.where(labelled, weight[target.clamp(0, len(weight) - 1)], 0).sum()
+    return torch.where(labeled, weight[target.clamp(0, len(weight) - 1)], 0).sum()
 
 
 def check_labels(target: Tensor, classes: int, ignore_index: int = IGNORE, where: str = "") -> None:
@@ -109,8 +109,8 @@ def prefix_lm(logits: Tensor, tokens: Tensor, answer: Tensor) -> tuple[Tensor, T
         raise expected(
             "a token before the answer", "an answer at position 0", "begin with a start token"
         )
-    labelled = answer[:, 1:].nonzero(as_tuple=True)  # once: an accelerator is waited for here
-    return cross_entropy(logits[:, :-1][labelled], tokens[:, 1:][labelled])
+    labeled = answer[:, 1:].nonzero(as_tuple=True)  # once: an accelerator is waited for here
+    return cross_entropy(logits[:, :-1][labeled], tokens[:, 1:][labeled])
 
 
 def masked_lm(
@@ -131,8 +131,8 @@ def masked_lm(
             list(target.shape),
             "label each position",
         )
-    labelled = (target != ignore_index).nonzero(as_tuple=True)
-    return cross_entropy(head(states[labelled]), target[labelled], ignore_index=ignore_index)
+    labeled = (target != ignore_index).nonzero(as_tuple=True)
+    return cross_entropy(head(states[labeled]), target[labeled], ignore_index=ignore_index)
 
 
 def corrupt(
@@ -194,7 +194,7 @@ def similarity(a: Tensor, b: Tensor, log_scale: Tensor) -> Tensor:
 
 @torch.no_grad()
 def clamp_log_scale(log_scale: Tensor) -> None:
-    """Take the scalar log_scale back to MOST_LOG_SCALE, in place; for after the optimiser's step.
+    """Take the scalar log_scale back to MOST_LOG_SCALE, in place; for after the optimizer's step.
 
     A clamp inside the loss would have gradient zero beyond the bound, and so no way back.
     Source: Radford et al. (2021), sec. 2.5.

@@ -14,6 +14,7 @@ from scipy.optimize import linprog
 from torch import nn
 
 from mmlib.attention import attention, attention_weights, join_heads, split_heads
+from mmlib.book.exercises import check
 from mmlib.book.exercises.chapter_04 import EXERCISES
 from mmlib.book.limits import limit
 from mmlib.book.symbolic_model import SymbolicModel, expected_loss
@@ -160,7 +161,7 @@ def test_4_7_exchange():
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.floats(-8, 8), min_size=4, max_size=4))
-def test_4_8_xor(parts_of_sum):
+def test_4_10_xor(parts_of_sum):
     f, g = torch.tensor(parts_of_sum, dtype=torch.float64).reshape(2, 2)
     logit = (f[:, None] + g).flatten()
     logits = torch.stack([torch.zeros_like(logit), logit], -1)
@@ -170,7 +171,7 @@ def test_4_8_xor(parts_of_sum):
     assert limit(TASKS["xor"], "sum").loss == pytest.approx(math.log(2))
 
 
-def test_4_9_nearest_sum():
+def test_4_11_nearest_sum():
     torch.manual_seed(0)
     table = torch.randn(3, 5).double()
     # least squares over all f [3] and g [5], by the normal equations
@@ -182,7 +183,7 @@ def test_4_9_nearest_sum():
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(1, 7), seeds)
-def test_4_10_linear_mean(L, seed):
+def test_4_8_linear_mean(L, seed):
     torch.manual_seed(seed)
     linear, bent = nn.Linear(4, 3).double(), nn.Sequential(nn.Linear(4, 3), nn.ReLU()).double()
     cells = torch.randn(2, L + 1, 4).double()
@@ -193,7 +194,7 @@ def test_4_10_linear_mean(L, seed):
 
 
 @pytest.mark.parametrize("K", range(1, 6))
-def test_4_11_means(K):
+def test_4_9_means(K):
     """By brute force: for each picture the best answer that only knows its number of ones."""
     right = 0
     for picture in product((0, 1), repeat=K):
@@ -248,11 +249,11 @@ def test_4_12_a_narrow_sum_cannot():
     assert all(readable(k, torch.eye(K).double()) for k in range(K))
 
 
-def test_4_9_of_three_modalities():
+def test_4_11_of_three_modalities():
     torch.manual_seed(0)
     f, g, a = (torch.randn(n).double() for n in (2, 3, 4))
     table = f[:, None, None] + g[:, None] + a
-    right = EXERCISES["4.6"].right
+    right = EXERCISES["4.8"].right
     torch.testing.assert_close(right(table), table)
     other = torch.randn(2, 3, 4).double()
     left = other - right(other)  # orthogonal to every sum
@@ -318,3 +319,13 @@ def test_a_row_with_one_side_cannot_see_the_other():
     assert pictures.mask.all()
     texts, pictures = TABLE.inputs(TABLE.ROWS["text_alone"], TASKS["reference"])
     assert texts.mask.all() and not pictures.mask.any()
+
+
+TURNS = [(name, n) for name in ("4.A", "4.B", "4.C") for n in range(len(EXERCISES[name].wrong))]
+
+
+@pytest.mark.parametrize("name, n", TURNS)
+def test_each_wrong_turn_is_named(name, n, capsys):
+    mistake, sentence = EXERCISES[name].wrong[n]
+    check(name, mistake)
+    assert capsys.readouterr().out.strip().endswith(f"not yet. {sentence}")

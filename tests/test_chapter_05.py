@@ -562,7 +562,7 @@ TURNS = [
 @pytest.mark.parametrize("name, n", TURNS)
 def test_each_wrong_turn_is_named(name, n, capsys):
     mistake, sentence = EXERCISES[name].wrong[n]
-    assert said(capsys, name, mistake) == f"Exercise {name}: not yet. {sentence}"
+    assert said(capsys, name, mistake) == f"Your turn {name}: not yet. {sentence}"
 
 
 def test_turns(capsys):
@@ -587,5 +587,5 @@ def test_turns(capsys):
         return sum(rows + columns) / len(rows + columns)
 
     for name, answer in (("5.A", entropy), ("5.B", gradient), ("5.C", nce)):
-        assert said(capsys, name, answer) == f"Exercise {name}: right."
+        assert said(capsys, name, answer) == f"Your turn {name}: right."
     assert "returns None" in said(capsys, "5.C", lambda scores: None)

@@ -335,7 +335,7 @@ def test_6_8_running_mean():
 
 
 def test_6_9_picture_alone():
-    """Colour, row and column, asked 2 : 1 : 1: no distribution p over answers is under the bound.
+    """Color, row and column, asked 2 : 1 : 1: no distribution p over answers is under the bound.
 
     That the questions of the chapter come in these shares, whatever the picture, is counted.
     """
@@ -351,13 +351,13 @@ def test_6_9_picture_alone():
     assert float(right.max()) == 0.5
 
     rng, n = np.random.default_rng(0), 1600
-    by_colour: dict[int, list[str]] = {}
+    by_color: dict[int, list[str]] = {}
     for _ in range(n):
         scene, (question,) = sample_questions(rng, (1, 1), 1, {"color": 1.0, "location": 1.0})
         word = question.text.split()[1]
-        by_colour.setdefault(scene.things[0].color, []).append(word)
-    asked = sum(by_colour.values(), [])
-    for words in (asked, *by_colour.values()):
+        by_color.setdefault(scene.things[0].color, []).append(word)
+    asked = sum(by_color.values(), [])
+    for words in (asked, *by_color.values()):
         for word, part in (("color", 1 / 2), ("row", 1 / 4), ("column", 1 / 4)):
             error = math.sqrt(part * (1 - part) / len(words))
             assert abs(words.count(word) / len(words) - part) < 4 * error
@@ -471,7 +471,7 @@ def test_the_readers_check_is_run_on_faulty_models(answer, part, capsys):
     assert part in said(capsys, "6.2", answer)
 
 
-def test_a_check_that_misses_one_neighbour_is_named(capsys):
+def test_a_check_that_misses_one_neighbor_is_named(capsys):
     def misses(model, text, image):
         verdict = sound_check(model, text, image)
         if verdict is False and only_the_next(model, text, image):

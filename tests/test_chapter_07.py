@@ -473,7 +473,7 @@ def test_7_20_bf16():
 
 
 def test_the_exercise_on_a_lost_update_asks_for_a_bound():
-    """At 100 what is below 0.25 is lost; 0.25 itself is half-way and goes to the even neighbour."""
+    """At 100 what is below 0.25 is lost; 0.25 itself is half-way and goes to the even neighbor."""
     weight, bound = torch.tensor(100.0, dtype=torch.bfloat16), EXERCISES["7.5"].right
     for update in (0.5 * bound, 0.999 * bound, bound):
         assert (weight.double() + update).bfloat16() == weight

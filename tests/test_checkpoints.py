@@ -32,7 +32,7 @@ def module(width: int = 3) -> nn.Module:
 
 
 def stepped(steps: int = 2):
-    """A module and its optimiser after some steps; the last weight has no gradient."""
+    """A module and its optimizer after some steps; the last weight has no gradient."""
     built = module()
     optimizer = torch.optim.AdamW(built.parameters(), 0.1)
     for i in range(steps):
@@ -90,8 +90,8 @@ def test_weights_and_statistics_are_loaded(tmp_path):
     assert same(built.state_dict(), other.state_dict())
 
 
-def test_the_optimiser_goes_on_where_it_was(tmp_path):
-    """The step after loading is bitwise the step that the first optimiser takes."""
+def test_the_optimizer_goes_on_where_it_was(tmp_path):
+    """The step after loading is bitwise the step that the first optimizer takes."""
     (built, optimizer), (other, fresh) = stepped(), stepped(0)
     save_checkpoint(tmp_path, built, [optimizer], {"r": 1}, {"step": 2})
     assert load_checkpoint(tmp_path, other, [fresh], {"r": 1}) == {"step": 2}
@@ -103,7 +103,7 @@ def test_the_optimiser_goes_on_where_it_was(tmp_path):
     assert len(fresh.state) == 2, "what had no gradient has no state"
 
 
-def test_weights_can_be_taken_from_a_checkpoint_with_an_optimiser(tmp_path):
+def test_weights_can_be_taken_from_a_checkpoint_with_an_optimizer(tmp_path):
     built, optimizer = stepped()
     save_checkpoint(tmp_path, built, [optimizer])
     other = module()

@@ -304,7 +304,7 @@ def test_predict_answers_a_question(run, picture, capsys):
     [
         ("", ["train | evaluate | predict | data", "mmlib --help"]),
         ("learn", ["'learn'"]),
-        ("train --colour red", ["--colour red"]),
+        ("train --color red", ["--color red"]),
         ("train --steps many", ["--steps", "'many'", "mmlib train --help"]),
         ("train --coordinates maybe", ["--coordinates", "expected true or false, got maybe"]),
         ("train --objects 3", ["--objects", "2 arguments"]),

@@ -353,7 +353,7 @@ def test_a_wrong_picture_shape_is_one_line(shape):
 
 
 def steps(encoder: GridEncoder, number: int = 3) -> None:
-    """Optimiser steps over all parameters, weight decay included, in train()."""
+    """Optimizer steps over all parameters, weight decay included, in train()."""
     encoder.train()
     optimizer = torch.optim.AdamW(encoder.parameters(), 0.1, weight_decay=0.1)
     for i in range(number):
@@ -395,7 +395,7 @@ def test_a_backbone_that_is_not_frozen_moves_weights_and_statistics():
     assert any(name.endswith("running_mean") for name in moved)
 
 
-def test_frozen_features_do_not_depend_on_the_neighbours_in_the_batch():
+def test_frozen_features_do_not_depend_on_the_neighbors_in_the_batch():
     encoder = small_grid().freeze().train()
     pictures = normal(0, 4, 3, 16, 16, dtype=torch.float32)
     alone = encoder.features(pictures[:1]).value

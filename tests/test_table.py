@@ -128,7 +128,7 @@ def test_every_column_that_is_lacking_is_named(tmp_path):
     error_line(error, "'text', 'label', 'shop'", "'image', 'words'")
 
 
-def test_a_csv_with_semicolons_is_recognised(tmp_path):
+def test_a_csv_with_semicolons_is_recognized(tmp_path):
     (tmp_path / "t.csv").write_text("image;text;label\na.png;x;A\n")
     with pytest.raises(UserError) as error:
         read_table(tmp_path / "t.csv", INPUTS, "label")
@@ -178,7 +178,7 @@ def test_what_a_csv_writer_writes_is_read_back(tmp_path_factory, rows):
 # ---------------------------------------------------------------- pictures of every kind
 
 
-def centre(path: Path) -> tuple[int, ...]:
+def center(path: Path) -> tuple[int, ...]:
     image = read_picture(path)
     assert image.mode == "RGB"
     return image.getpixel((image.width // 2, image.height // 2))
@@ -191,27 +191,27 @@ def near(found: tuple[int, ...], want: tuple[int, ...]) -> bool:
 def test_transparency_is_laid_on_white(tmp_path):
     for mode, color in (("RGBA", (255, 0, 0, 0)), ("LA", (0, 0))):
         Image.new(mode, (8, 8), color).save(tmp_path / "t.png")
-        assert centre(tmp_path / "t.png") == (255, 255, 255)
+        assert center(tmp_path / "t.png") == (255, 255, 255)
     Image.new("RGBA", (8, 8), (255, 0, 0, 128)).save(tmp_path / "half.png")
-    assert near(centre(tmp_path / "half.png"), (255, 127, 127))
+    assert near(center(tmp_path / "half.png"), (255, 127, 127))
     palette = Image.new("P", (8, 8), 1)
     palette.putpalette([255, 0, 0, 0, 0, 255])
     palette.save(tmp_path / "p.png")
-    assert centre(tmp_path / "p.png") == (0, 0, 255)
+    assert center(tmp_path / "p.png") == (0, 0, 255)
     palette.save(tmp_path / "p.gif", transparency=1)
-    assert centre(tmp_path / "p.gif") == (255, 255, 255)
+    assert center(tmp_path / "p.gif") == (255, 255, 255)
 
 
 def test_cmyk_is_converted(tmp_path):
     Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "c.jpg", quality=95)
-    red, green, blue = centre(tmp_path / "c.jpg")
+    red, green, blue = center(tmp_path / "c.jpg")
     assert red > 200 and green < 60 and blue < 60
 
 
 @pytest.mark.parametrize("level", [0, 100, 255, 30000, 65535])
 def test_sixteen_bit_gray_keeps_its_level(tmp_path, level):
     Image.fromarray(np.full((8, 8), level, np.uint16)).save(tmp_path / "g.png")
-    assert near(centre(tmp_path / "g.png"), (round(level / 257),) * 3)
+    assert near(center(tmp_path / "g.png"), (round(level / 257),) * 3)
 
 
 def test_the_orientation_of_a_camera_is_applied(tmp_path):

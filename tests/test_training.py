@@ -469,7 +469,7 @@ class PowerCut(Exception):
 
 @pytest.mark.parametrize("at", [[2], [5], [7], [3, 8, 11]])
 def test_a_run_that_was_cut_off_ends_in_the_same_weights(at, tmp_path):
-    """Bitwise, with dropout, accumulation, schedule, optimiser, best weights and log."""
+    """Bitwise, with dropout, accumulation, schedule, optimizer, best weights and log."""
     whole, _ = run(tmp_path / "whole")
     for stop in at:
 

@@ -6,6 +6,7 @@ that keeps to it gives an empty list. So a floor can be shown to fail on a noteb
 
 import ast
 import re
+import symtable
 from collections.abc import Callable, Iterator
 from statistics import median
 from typing import Any
@@ -272,6 +273,52 @@ def core_has_no_hollow_words(cells: list[Cell]) -> list[str]:
     ]
 
 
+def bound(cell: Cell) -> set[str]:
+    """The names that the statements of a code cell give away."""
+    names: set[str] = set()
+    for statement in parsed(cell):
+        if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+            names.add(statement.name)
+            continue
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                names.add(node.id)
+            elif isinstance(node, ast.Import | ast.ImportFrom):
+                names |= {(a.asname or a.name).split(".")[0] for a in node.names}
+    return names
+
+
+def read_from_outside(cell: Cell) -> set[str]:
+    """The names that a code cell reads and that are not of its own functions."""
+
+    def of(table: symtable.SymbolTable) -> set[str]:
+        own = {s.get_name() for s in table.get_symbols() if s.is_referenced()}
+        if table.get_type() != "module":
+            own = {s.get_name() for s in table.get_symbols() if s.is_global()}
+        return own.union(*map(of, table.get_children()))
+
+    return of(symtable.symtable(cell["source"], cell["id"], "exec")) if parsed(cell) else set()
+
+
+def visible_cells_make_what_they_use(cells: list[Cell]) -> list[str]:
+    """A reader who looks for a name must find the cell that made it, without unfolding any."""
+    wrong, seen, folded = [], set(), set()
+    lessons = [cell["id"] for cell in lesson_cells(cells)]
+    for cell in core(cells):
+        if cell["cell_type"] != "code":
+            continue
+        if cell["id"] in lessons:
+            used = read_from_outside(cell)
+            hidden = used & folded - seen - bound(cell)
+            wrong += [f"{cell['id']}: {name} is made in a folded cell" for name in sorted(hidden)]
+            seen |= bound(cell)
+        else:
+            folded |= bound(cell)
+            if not FOLDED_TAGS & tags(cell):  # the set-up
+                seen |= bound(cell)
+    return wrong
+
+
 FLOORS: list[Callable[[list[Cell]], list[str]]] = [
     core_is_short,
     core_has_five_to_seven_sections,
@@ -282,4 +329,5 @@ FLOORS: list[Callable[[list[Cell]], list[str]]] = [
     your_turns_have_their_form,
     answers_do_not_stand_below_predictions,
     core_has_no_hollow_words,
+    visible_cells_make_what_they_use,
 ]

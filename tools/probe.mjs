@@ -32,11 +32,11 @@ const picture = (figure) => figure.evaluate((element) => {
     + (element.querySelector('output')?.value ?? '');
 });
 
-// The slider by keyboard, then Play: the picture must change each time, then stop on Pause.
+// A slider or a choice by keyboard, then Play: the picture must change each time, then stop on Pause.
 async function operate(page, figure, where) {
-  const range = figure.locator('input[type=range]').first();
+  const control = figure.locator('input[type=range], input:checked').first();
   let before = await picture(figure);
-  await range.focus();
+  await control.focus();
   await page.keyboard.press('ArrowRight');
   if (await picture(figure) === before) fault(where, 'a figure does not move by keyboard');
   const play = figure.getByRole('button', {name: 'Play'});

@@ -129,7 +129,7 @@ def grid(
     modality: str = "text", rows: Sequence[str] = (), columns: Sequence[str] = (),
     side: float = 0.36, form: str = "{:g}", hidden: Tensor | None = None, shape: bool = True,
 ) -> Point:  # fmt: skip
-    """A tensor of two axes as a grid, its upper left corner given; returns its lower right one.
+    """A tensor [rows, columns] as a grid, its upper left corner given; returns its lower right one.
 
     The darker, the larger; each number as `form` writes it ("" leaves them out). Cells where
     `hidden` is True are crossed out. Above it stand the name and, unless told not to, the shape.
@@ -167,9 +167,12 @@ def grid(
                     (x + 0.08, x + side - 0.08), (y + 0.08, y + side - 0.08), color=MUTED, lw=1
                 )
             elif form:
+                number = form.format(value)
+                if float(number) == 0:
+                    number = number.removeprefix("-")
                 axis.text(
-                    x + side / 2, y + side / 2, form.format(value + 0.0), ha="center", va="center",
-                    fontsize=8, color=INK, zorder=3,
+                    x + side / 2, y + side / 2, number, ha="center", va="center", fontsize=8,
+                    color=INK, zorder=3,
                 )  # fmt: skip
     axis.add_patch(
         Rectangle(
@@ -184,14 +187,17 @@ def grid(
     )
     for i, label in enumerate(rows):
         axis.text(left - 0.06, top - (i + 0.5) * side, label, ha="right", va="center", fontsize=9)
+    # a letter is about 0.09 inches wide: where one label is too wide for its column, all are tilted
+    tilted = any(0.09 * len(label) > side for label in columns)
     for j, label in enumerate(columns):
         axis.text(
-            left + (j + 0.5) * side, top + 0.05, label, ha="left" if len(label) > 4 else "center",
-            va="bottom", fontsize=9, rotation=40 if len(label) > 4 else 0, rotation_mode="anchor",
+            left + (j + 0.5) * side, top + 0.05, label, ha="left" if tilted else "center",
+            va="bottom", fontsize=9, rotation=40 if tilted else 0, rotation_mode="anchor",
         )  # fmt: skip
-    title = f"{name} [{height}, {width}]" if shape else name
+    title = f"{name} [{height}, {width}]".strip() if shape else name
     if title:
-        above = 0.08 if not columns else 0.58 if max(map(len, columns)) > 4 else 0.24
+        longest = max(map(len, columns), default=0)
+        above = 0.2 + 0.06 * longest if tilted else 0.24 if columns else 0.08
         axis.text(
             left + width * side / 2, top + above, title, ha="center", va="bottom", fontsize=9,
             color=own, fontweight="bold",
@@ -218,8 +224,8 @@ def attends(
 ) -> tuple[Figure, str]:  # fmt: skip
     """What one query attends to: the keys in a row, the query below, a line to each key.
 
-    weights are those of the keys, each written above its token; modality is that of all keys or of
-    each, asks that of the query. Returns the figure and its alternative text.
+    weights [L_k], each written above its key's token; modality is that of all keys or of each, asks
+    that of the query. Returns the figure and its alternative text.
 
     Raises UserError where keys, weights and modalities are not one for each, or a weight is none.
     """
@@ -240,7 +246,7 @@ def attends(
 
 
 def shares_of(weights: Sequence | Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Weights of that shape, each within 0 … 1, as float64; else a UserError."""
+    """Weights of that shape, [L_k] or [H, L_q, L_k], as float64; a UserError outside 0 … 1."""
     shares = torch.as_tensor(weights, dtype=torch.float64).detach().cpu()
     if tuple(shares.shape) != shape or 0 in shape:
         raise expected(

@@ -206,7 +206,7 @@ def _state(s: dict, scale: str, count: str) -> dict:
 
 def _drawing(s: dict, values: dict[str, Sequence[Sequence[float]]]) -> str:
     """The plane, the segment with its three points, and the bar of shares, as SVG."""
-    colour = {"t": TEXT, "i": IMAGE, "h": BOTH}
+    color = {"t": TEXT, "i": IMAGE, "h": BOTH}
     label = {"t": "h<tspan dy='4' font-size='11'>t</tspan>",
              "i": "h<tspan dy='4' font-size='11'>i</tspan>", "h": "h"}  # fmt: skip
     grid, marks = [], []
@@ -219,14 +219,14 @@ def _drawing(s: dict, values: dict[str, Sequence[Sequence[float]]]) -> str:
         for point in points:
             x, y = _pixel(point)
             marks.append(
-                f'<circle cx="{x}" cy="{y}" r="4" fill="none" stroke="{colour[name]}" '
+                f'<circle cx="{x}" cy="{y}" r="4" fill="none" stroke="{color[name]}" '
                 'stroke-width="1.5"/>'
             )
     moving = "".join(
         f'<g data-part="{name}" transform="translate({s[name][0]},{s[name][1]})">'
-        f'<circle r="{9 if name == "h" else 7}" fill="{colour[name]}"/>'
+        f'<circle r="{9 if name == "h" else 7}" fill="{color[name]}"/>'
         f'<text x="13" y="{20 if name == "h" else -8}" font-size="17" font-weight="bold" '
-        f'fill="{colour[name]}">{label[name]}</text></g>'
+        f'fill="{color[name]}">{label[name]}</text></g>'
         for name in "tih"
     )
     return (
@@ -419,7 +419,7 @@ _BAR = 130  # units of the bar of a weight of 1
 
 
 def softmax(names: Sequence[str], scores: Sequence[float] | Tensor, modality: str = "text") -> HTML:
-    """The softmax of β(s + c), whose scores s, shift c and factor β the reader moves.
+    """The softmax of β(s + c), whose scores s [L_k], shift c and factor β the reader moves.
 
     A slider a score (−4 … 4 in halves), one that adds c to all, which moves no bar, and one that
     multiplies all by β (0 … 4). The page computes exponentials and sum; Python the first state.

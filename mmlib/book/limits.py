@@ -36,7 +36,7 @@ def limit(task: SymbolicTask, form: str) -> Limit:
     "text", "picture": any function of one side. "sum": a linear logit of the mean text token plus
     one of the mean cell. "product": a logit bilinear in the two means. "means": any function of the
     two means. "tokens": any function of everything. Computed from the list of all inputs: loss and
-    accuracy of the posterior where the function is free, a convex minimisation where it is not.
+    accuracy of the posterior where the function is free, a convex minimization where it is not.
 
     Raises UserError where the form is unknown.
     """

@@ -1,4 +1,4 @@
-"""USDA pomological watercolours: a painting of a fruit, the name of its variety, its species.
+"""USDA pomological watercolors: a painting of a fruit, the name of its variety, its species.
 
 The 12 most frequent species, apples capped at 960 (they are half of the collection): 4,109 rows.
 The species is dropped from the name, or the text would hold the answer. Rows without a variety
@@ -53,9 +53,9 @@ def write(out: Path) -> Path:
         for number, _, _ in tqdm(rows, desc="pomology", unit="picture", disable=None):
             picture = _member(archive, members, f"data/images/image-{number}.jpg")
             (out / f"images/image-{number}.jpg").write_bytes(picture)
-        licence = _member(archive, members, "LICENSE").decode("utf-8")
+        license = _member(archive, members, "LICENSE").decode("utf-8")
     (out / "CREDIT.txt").write_text(
-        f"Paintings: {CREDIT} (public domain).\n\n{licence}", encoding="utf-8"
+        f"Paintings: {CREDIT} (public domain).\n\n{license}", encoding="utf-8"
     )
     path = out / "pomology.csv"
     with open(path, "w", encoding="utf-8", newline="") as stream:

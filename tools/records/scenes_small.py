@@ -89,7 +89,7 @@ precision, computed with in float32. SHA-256 of the weights:
 
 It knows the words of that world and no others; a photograph means nothing to it. Eight
 combinations of color and shape were never shown in training, and it answers questions about them
-less well. Licence: Apache-2.0, as the code.
+less well. License: Apache-2.0, as the code.
 """
 
 UNITS = {

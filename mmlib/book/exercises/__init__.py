@@ -59,7 +59,8 @@ def check(name: str, answer: Any) -> None:
 
     Raises UserError where there is no such exercise.
     """
-    print(f"Exercise {name}: {_verdict(find(name), answer)}")
+    what = "Your turn" if name[-1].isalpha() else "Exercise"
+    print(f"{what} {name}: {_verdict(find(name), answer)}")
 
 
 def _verdict(exercise: Exercise, answer: Any) -> str:

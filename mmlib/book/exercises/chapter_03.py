@@ -15,7 +15,7 @@ from mmlib.book.exercises.chapter_03_turns import ATTEND, MASKED, SOFTMAX, TWO_H
 
 # The five words: red, circle, above, blue, square
 _TOKENS = [(1, 0, 0, 0), (0, 0, 1, 0), (0, 0, 0, 0), (0, 1, 0, 0), (0, 0, 0, 1)]
-_QUERY_OF_BLUE = [log(2) * n for n in (-2, -2, 4, 4)]
+_QUERY_OF_BLUE = [log(2) * n for n in (-2, -2, 6, 0)]
 
 # 3.1: what blue receives of circle under the causal mask
 
@@ -49,6 +49,10 @@ _causal = Exercise(
         (
             _received([*_terms(2, 4), 1.0]),
             "You gave the hidden word the score 0, and e^0 = 1. Its score is −∞, its term 0.",
+        ),
+        (
+            _received([exp(n) for n in (-1, 3, 0, -1)]),
+            "You took e to the points. The query has the factor ln 2, so a point doubles the term.",
         ),
         (_terms(2, 4)[1], "The term still has to be divided by the sum of the terms."),
     ),

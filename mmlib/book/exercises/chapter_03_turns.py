@@ -81,7 +81,7 @@ SOFTMAX = Exercise(
 ATTEND = Exercise(
     look="Scores first, [L, L], then the softmax over the keys, then times V.",
     right=_attend,
-    cases=((_Q, _K, _V), (_Q[:2], _K[:3], _V[:3, :5])),
+    cases=((_Q, _K, _V), (_Q[:3], _K[:3], _V[:3, :5])),
     wrong=(
         (
             lambda Q, K, V: (Q @ K.T / Q.shape[-1] ** 0.5).softmax(-1) @ V,
@@ -100,7 +100,7 @@ ATTEND = Exercise(
             "The softmax comes before the values: it makes weights of scores.",
         ),
         (
-            lambda Q, K, V: (K @ Q.T).softmax(-1) @ V[: len(Q)],
+            lambda Q, K, V: (K @ Q.T).softmax(-1) @ V,
             "Queries and keys are exchanged: row i of the scores belongs to query i.",
         ),
         (
@@ -114,11 +114,12 @@ _MASK = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 1], [0, 1, 1, 1], [1, 1, 1, 1]]).b
 _LARGE = torch.tensor([[9.0, 99.0], [-99.0, 9.0]])
 
 MASKED = Exercise(
-    look="Hide the scores before the softmax: what score has the term zero?",
+    look="Hide the scores before the softmax: which score has a term of exactly zero?",
     right=_masked,
     cases=(
         (torch.cat([_SCORES, _SCORES[:1]]), _MASK),
         (_LARGE, torch.tensor([[True, False], [True, True]])),
+        (torch.tensor([[-3e9, 0.0], [5.0, -3e9]]), torch.tensor([[True, False], [True, True]])),
     ),
     wrong=(
         (
@@ -135,6 +136,14 @@ MASKED = Exercise(
             "A hidden key got the score 0, and e^0 = 1. Its score is −∞.",
         ),
         (lambda s, m: s.softmax(-1), "The mask is not used."),
+        *(
+            (
+                lambda s, m, low=low: s.masked_fill(~m, low).softmax(-1),
+                "A finite number can be outweighed: where the scores that count are lower still,"
+                " the hidden key wins. Only −∞ hides it whatever the others are.",
+            )
+            for low in (-10.0, -100.0, -1e4, -1e9)
+        ),
         (
             lambda s, m: s.masked_fill(m, float("-inf")).softmax(-1),
             "True means: may attend. You hid those and kept the others.",
@@ -161,6 +170,16 @@ TWO_HEADS = Exercise(
             " the width: its root is that of d/2.",
         ),
         (lambda Q, K, V: _heads(Q, K, V, 1.0), "The root is missing."),
+        (
+            lambda Q, K, V: torch.cat(
+                [
+                    (q @ k.T / q.shape[-1] ** 0.5).softmax(-1) @ V
+                    for q, k in zip(Q.chunk(2, -1), K.chunk(2, -1), strict=True)
+                ],
+                -1,
+            ),
+            "You cut queries and keys, but not the values: each head hands over its own half.",
+        ),
         (
             lambda Q, K, V: (Q @ K.T / Q.shape[-1] ** 0.5).softmax(-1) @ V,
             "That is one head over all columns.",

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from mmlib.attention import attention, attention_weights
 from mmlib.book.exercises import Exercise
+from mmlib.book.exercises.chapter_04_turns import JOINT, LATE, SHARE
 from mmlib.book.symbols import TASKS
 
-# 4.1: the query of section 4.1 and other keys; d_k = 2
+# 4.1: a key's points are the sum of its two numbers; the query makes each point a factor of 2
 _QUERY = [sqrt(2) * log(2)] * 2
 _WORDS, _CELLS = [(0, 0), (2, 0)], [(1, 0), (2, 1), (1, 1)]
 
@@ -30,12 +31,8 @@ _share_of_picture = Exercise(
     right=_share(sum(_t), sum(_i)),
     wrong=(
         (
-            _share(sum(_terms(_WORDS, 1.0)), sum(_terms(_CELLS, 1.0))),
-            "Did you divide the scores by the root of d_k?",
-        ),
-        (
-            _share(sum(_terms(_WORDS, 2.0)), sum(_terms(_CELLS, 2.0))),
-            "Scores are divided by the root of d_k, not by d_k.",
+            _share(sum(_terms(_WORDS, unit=1 / log(2))), sum(_terms(_CELLS, unit=1 / log(2)))),
+            "You took e to the points. Here a point doubles the share, so the base is 2.",
         ),
         (_share(sum(_i), sum(_t)), "That is the share of the words; the picture's was asked for."),
         (
@@ -45,11 +42,11 @@ _share_of_picture = Exercise(
         (_share(2, 3), "That counts tokens. It holds only where all scores are equal."),
         (
             _share(log(_t[0]) + log(_t[1]), sum(log(x) for x in _i)),
-            "You added scores. What softmax adds are their exponentials.",
+            "You added points. What is added are the counts, 2 to the points.",
         ),
         (
             _share(_t[0] * _t[1], _i[0] * _i[1] * _i[2]),
-            "You took the exponential of the summed scores; the exponentials are summed.",
+            "You took 2 to the summed points; the counts themselves are summed.",
         ),
         (
             _share(max(_t), max(_i)),
@@ -57,7 +54,7 @@ _share_of_picture = Exercise(
         ),
         (1.0, "That is a softmax over the cells alone; the words are in the same sum."),
     ),
-    look="Write down e^score for each of the five keys, then eq. (4.2).",
+    look="Write down the count of each of the five tokens, then eq. (4.2).",
 )
 
 _freedom = Exercise(
@@ -128,7 +125,7 @@ _merging = Exercise(
         ),
         (
             lambda h_t, s_t, h_i, s_i: h_t + h_i,
-            "The two results are added without shares: the normaliser is missing.",
+            "The two results are added without shares: the normalizer is missing.",
         ),
     ),
     cases=_merge_cases(),
@@ -170,7 +167,7 @@ _bound = Exercise(
     wrong=(
         (
             lambda K, p: _pooled_bound(K),
-            "That is eq. (4.11), where ones are as frequent as zeros. How many ones does a picture"
+            "That is eq. (4.9), where ones are as frequent as zeros. How many ones does a picture"
             " have when they are not?",
         ),
         (
@@ -318,12 +315,15 @@ def _judge_parity(answer: Any) -> str:
 _parity = Exercise(look="", judge=_judge_parity)
 
 EXERCISES: dict[str, Exercise] = {
+    "4.A": JOINT,
+    "4.B": SHARE,
+    "4.C": LATE,
     "4.1": _share_of_picture,
     "4.2": _freedom,
     "4.3": _merging,
     "4.4": _functions_beyond_a_sum,
     "4.5": _bound,
-    "4.6": _emaps,
-    "4.7": _by_hand,
-    "4.8": _parity,
+    "4.6": _by_hand,
+    "4.7": _parity,
+    "4.8": _emaps,
 }

@@ -178,7 +178,7 @@ _copies = Exercise(
         (lambda k: 0.0, "A pair and its copy have the same score but opposite labels."),
     ),
     cases=((1,), (2,), (3,), (8,)),
-    look="One picture, k captions of one score, one labelled yes: which p is best for the sum?",
+    look="One picture, k captions of one score, one labeled yes: which p is best for the sum?",
 )
 
 

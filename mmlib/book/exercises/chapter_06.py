@@ -84,7 +84,7 @@ _SAYS = {
         False,
         "It does not find a model that adds the mean of the batch to each sample. Another order of"
         " the batch leaves that mean as it is: compare with the sample alone, or change a"
-        " neighbour.",
+        " neighbor.",
     ),
     "before": (
         False,
@@ -101,7 +101,7 @@ _SAYS = {
 
 
 def _judge_check(answer: Any) -> str:
-    """Run the reader's check on a sound model, on three that read neighbours, on a deaf one."""
+    """Run the reader's check on a sound model, on three that read neighbors, on a deaf one."""
     random = torch.Generator().manual_seed(7)
     text, image = (torch.randn(4, 3, generator=random) for _ in range(2))
     models = _check_models()
@@ -110,7 +110,7 @@ def _judge_check(answer: Any) -> str:
     if all(verdict is not None and not verdict for verdict in verdicts.values()):
         return "not yet. It refuses every model, the sound one included."
     if all(verdict is not None and bool(verdict) for verdict in verdicts.values()):
-        return "not yet. It calls every model sound, those that read their neighbours included."
+        return "not yet. It calls every model sound, those that read their neighbors included."
     for name in ("mean", "before", "first", "deaf", "sound"):
         wanted, sentence = _SAYS[name]
         verdict = verdicts[name]

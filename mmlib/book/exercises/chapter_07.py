@@ -186,7 +186,7 @@ _lost_in_bf16 = Exercise(
     wrong=(
         (
             2.0**6 * 2.0**-7,
-            "That is the gap between neighbours; what is below half of it is lost.",
+            "That is the gap between neighbors; what is below half of it is lost.",
         ),
         (100 * 2.0**-8, "The gaps are those of the power of two below, 64, not of 100 itself."),
         (100 * 2.0**-7, "Half the gap, and the gap of the power of two below 100."),
