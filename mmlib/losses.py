@@ -116,7 +116,7 @@ def prefix_lm(logits: Tensor, tokens: Tensor, answer: Tensor) -> tuple[Tensor, T
 def masked_lm(
     states: Tensor, head: Callable[[Tensor], Tensor], target: Tensor, ignore_index: int = IGNORE
 ) -> tuple[Tensor, Tensor]:
-    """−Σ log p(token | the corrupted rest), eq. (5.8): (sum, labels), the head where it is needed.
+    """−Σ log p(token | the corrupted rest), eq. (5.11): (sum, labels), the head where it is needed.
 
     states [B, L, d], target [B, L] with `ignore_index` where there is no label, head [N, d] →
     [N, V]. Value and gradient are those of the head at all B·L positions; its cost is that of the
@@ -203,7 +203,7 @@ def clamp_log_scale(log_scale: Tensor) -> None:
 
 
 def info_nce(scores: Tensor, ids: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Which of N belongs to me? Cross-entropy of rows and columns, eq. (5.11): (sum, pairs).
+    """Which of N belongs to me? Cross-entropy of rows and columns, eq. (5.8): (sum, pairs).
 
     scores [N, N], the true pairs on the diagonal, as from `similarity`. ids [N] names what pair n
     is about: pairs of one id are no negatives of each other, and are left out of the denominators.
@@ -226,7 +226,7 @@ def siglip(
     a: Tensor, b: Tensor, log_scale: Tensor, bias: Tensor,
     ids: Tensor | None = None, chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Does n belong to m? Asked of each of the N² pairs, eq. (5.17): (sum over all, N).
+    """Does n belong to m? Asked of each of the N² pairs, eq. (5.18): (sum over all, N).
 
     a, b [N, d]; log_scale and bias are scalar parameters that begin at SIGLIP_LOG_SCALE and
     SIGLIP_BIAS. ids [N] as in `info_nce`: the same thing twice is left out. With `chunk`, so many
@@ -257,7 +257,7 @@ def hard_negatives(scores: Tensor, generator: torch.Generator, ids: Tensor | Non
     Multiply the scores to make negatives harder; at zero all are equally likely. Drawn where the
     generator is.
 
-    Eq. (5.21). Raises UserError where a row has no negative. Source: Li et al. (2021), sec. 3.2.
+    Eq. (5.23). Raises UserError where a row has no negative. Source: Li et al. (2021), sec. 3.2.
     """
     own = _square(len(scores), scores.shape[-1], ids, scores.device)
     positive = (own[:, None] == own) | _repeated(own, own, ids)
@@ -272,7 +272,7 @@ def hard_negatives(scores: Tensor, generator: torch.Generator, ids: Tensor | Non
 
 
 def matching(positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
-    """Do these two belong together? Yes for positive, no for negative, eq. (5.20): (sum, logits).
+    """Do these two belong together? Yes for positive, no for negative, eq. (5.22): (sum, logits).
 
     positive [N] and negative [M] are a fusion's logits of true pairs and of `hard_negatives`.
     Source: Li et al. (2021), sec. 3.2.

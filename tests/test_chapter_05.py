@@ -136,7 +136,50 @@ def test_5_7_mask(P, m):
             assert bool(mask[i, j]) == (j < P or (i >= P and j <= i))
 
 
-def test_5_8_masked():
+@given(seed=seeds, N=st.integers(1, 5))
+def test_5_8_info_nce(seed, N):
+    f = normal(seed, N, N)
+    by_hand = sum(-math.log(softmax(f[n])[n]) - math.log(softmax(f[:, n])[n]) for n in range(N)) / (
+        2 * N
+    )
+    total, pairs = info_nce(f)
+    assert float(total / pairs) == pytest.approx(by_hand, rel=1e-4, abs=1e-5)
+
+
+@settings(max_examples=20)
+@given(seed=seeds, things=st.integers(1, 4))
+def test_5_9_copies(seed, things):
+    """No scores that treat copies alike go below; scores that tell all things apart reach it."""
+    random = torch.Generator().manual_seed(seed)
+    ids = torch.cat([torch.arange(things), torch.randint(things, (4,), generator=random)])
+    N = len(ids)
+    floor = sum(math.log((ids == i).sum()) for i in ids) / N
+    some = normal(seed, N, things)[:, ids] * 5
+    assert float(info_nce(some)[0]) / N >= floor - 1e-5
+    sure = 100.0 * (ids[:, None] == ids)
+    assert float(info_nce(sure)[0]) / N == pytest.approx(floor, abs=1e-5)
+
+
+@given(seed=seeds)
+def test_5_10_first_order(seed):
+    """What a step down the second loss does to the first: the rest is of second order in η."""
+    A, B = normal(seed, 6, 3), normal(seed + 1, 6, 3)
+    w = normal(seed + 2, 3)
+
+    def first(w):
+        return nn.functional.softplus(A @ w).mean()
+
+    def other(w):
+        return nn.functional.softplus(B @ w).mean()
+
+    g1, g2 = (torch.func.grad(loss)(w) for loss in (first, other))
+    rest = [
+        float(first(w - eta * g2) - (first(w) - eta * g1 @ g2)) for eta in (1e-3, 1e-4)
+    ]  # fmt: skip
+    assert abs(rest[0]) < 1e-4 and abs(rest[1]) < 0.011 * abs(rest[0]) + 1e-12
+
+
+def test_5_11_masked():
     states, head = normal(0, 2, 4, 3).float(), nn.Linear(3, 5)
     target = torch.tensor([[-100, 2, -100, 0], [4, -100, -100, -100]])
     by_hand = [
@@ -148,7 +191,7 @@ def test_5_8_masked():
 
 
 @pytest.mark.parametrize("m", [1, 5])
-def test_5_9_flops(m):
+def test_5_12_flops(m):
     d, V = 8, 50
     states = torch.randn(2, 6, d, requires_grad=True)
     target = torch.full((2, 6), -100)
@@ -159,7 +202,7 @@ def test_5_9_flops(m):
 
 
 @pytest.mark.parametrize("W", [2, 5])
-def test_5_10_shown(W):
+def test_5_13_shown(W):
     """By a list of all ways: which word was there, and whether it was kept or drawn."""
     context = torch.tensor([0.5, 0.3, 0.1, 0.06, 0.04])[:W]
     context = context / context.sum()
@@ -175,7 +218,7 @@ def test_5_10_shown(W):
         assert believed == pytest.approx(right / (right + wrong))
 
 
-def test_5_10_counted():
+def test_5_13_counted():
     random = torch.Generator().manual_seed(0)
     text = (torch.rand(1, 200_000, generator=random) < 0.3).long()
     read, target = corrupt(
@@ -186,18 +229,8 @@ def test_5_10_counted():
     assert odds == pytest.approx(0.3 / 0.7 * 3, rel=0.1)
 
 
-@given(seed=seeds, N=st.integers(1, 5))
-def test_5_11_info_nce(seed, N):
-    f = normal(seed, N, N)
-    by_hand = sum(-math.log(softmax(f[n])[n]) - math.log(softmax(f[:, n])[n]) for n in range(N)) / (
-        2 * N
-    )
-    total, pairs = info_nce(f)
-    assert float(total / pairs) == pytest.approx(by_hand, rel=1e-4, abs=1e-5)
-
-
 def joint(seed, X=3, Y=3):
-    """A random p(x, y) [X, Y] and its mutual information, eq. (5.12)."""
+    """A random p(x, y) [X, Y] and its mutual information, eq. (5.14)."""
     p = normal(seed, X, Y).mul(1.5).flatten().softmax(0).view(X, Y)
     px, py = p.sum(1), p.sum(0)
     information = sum(
@@ -209,7 +242,7 @@ def joint(seed, X=3, Y=3):
 
 
 @given(seed=seeds)
-def test_5_12_information(seed):
+def test_5_14_information(seed):
     """H(y) − H(y | x), never negative, and zero where x and y are independent."""
     p, px, py, information = joint(seed)
     entropy = -sum(float(q) * math.log(q) for q in py)
@@ -240,7 +273,7 @@ def one_row(p, px, py, f, N):
 
 @settings(max_examples=12)
 @given(seed=seeds, N=st.integers(1, 4))
-def test_5_13_bound(seed, N):
+def test_5_15_bound(seed, N):
     p, px, py, information = joint(seed)
     loss, known = one_row(p, px, py, normal(seed + 1, 3, 3).tolist(), N)
     assert math.log(N) - loss <= known + 1e-12
@@ -252,7 +285,7 @@ def test_5_13_bound(seed, N):
 
 
 @pytest.mark.parametrize("K, N, eps", [(2, 2, 0.1), (3, 3, 0.2), (3, 4, 0.05)])
-def test_5_14_report(K, N, eps):
+def test_5_16_report(K, N, eps):
     p = torch.full((K, K), eps / (K - 1) / K, dtype=torch.float64)
     p.fill_diagonal_((1 - eps) / K)
     _, known = one_row(p, p.sum(1), p.sum(0), [[0.0] * K] * K, N)
@@ -275,7 +308,7 @@ def test_5_14_report(K, N, eps):
 
 
 @given(seed=seeds)
-def test_5_15_no_ceiling(seed):
+def test_5_17_no_ceiling(seed):
     p, px, py, information = joint(seed)
     apart = torch.outer(px, py)
 
@@ -286,22 +319,8 @@ def test_5_15_no_ceiling(seed):
     assert bound((p / apart).log()) == pytest.approx(information)
 
 
-@settings(max_examples=20)
-@given(seed=seeds, things=st.integers(1, 4))
-def test_5_16_copies(seed, things):
-    """No scores that treat copies alike go below; scores that tell all things apart reach it."""
-    random = torch.Generator().manual_seed(seed)
-    ids = torch.cat([torch.arange(things), torch.randint(things, (4,), generator=random)])
-    N = len(ids)
-    floor = sum(math.log((ids == i).sum()) for i in ids) / N
-    some = normal(seed, N, things)[:, ids] * 5
-    assert float(info_nce(some)[0]) / N >= floor - 1e-5
-    sure = 100.0 * (ids[:, None] == ids)
-    assert float(info_nce(sure)[0]) / N == pytest.approx(floor, abs=1e-5)
-
-
 @given(seed=seeds, N=st.integers(1, 4))
-def test_5_17_siglip(seed, N):
+def test_5_18_siglip(seed, N):
     a, b = normal(seed, N, 3), normal(seed + 1, N, 3)
     total = 0.0
     for n, m in product(range(N), repeat=2):
@@ -315,6 +334,50 @@ def test_5_17_siglip(seed, N):
     assert by_hand == pytest.approx(math.log(5) + math.log(1.5) + math.log(3))
 
 
+def of_all_pairs(p, px, py, z, N):
+    """The expected loss of SigLIP with the logits z [X, Y] on fresh batches, by eq. (5.18)."""
+    loss = 0.0
+    for x, y in product(range(len(px)), range(len(py))):
+        yes, no = float(p[x, y]), (N - 1) * float(px[x] * py[y])
+        loss += yes * math.log(1 + math.exp(-z[x][y])) + no * math.log(1 + math.exp(z[x][y]))
+    return loss
+
+
+@settings(max_examples=20)
+@given(seed=seeds, N=st.integers(2, 6))
+def test_5_19_best_logit(seed, N):
+    """No logits are below the floor on fresh pairs, and those of the equation reach it."""
+    p, px, py, _ = joint(seed)
+    best = (p / torch.outer(px, py)).log() - math.log(N - 1)
+    w = p + (N - 1) * torch.outer(px, py)
+    q = best.sigmoid()
+    floor = float((w * -(q * q.log() + (1 - q) * (1 - q).log())).sum())
+    assert of_all_pairs(p, px, py, best.tolist(), N) == pytest.approx(floor)
+    for n in range(5):
+        other = best + normal(seed + n, 3, 3)
+        assert of_all_pairs(p, px, py, other.tolist(), N) >= floor - 1e-12
+
+
+def test_5_19_floor_of_the_chapter():
+    """K = 8, ε = 0.1, N = 64: a value found before by another hand, 3.633."""
+    K, eps = 8, 0.1
+    p = torch.full((K, K), eps / (K - 1) / K, dtype=torch.float64)
+    p.fill_diagonal_((1 - eps) / K)
+    px, py = p.sum(1), p.sum(0)
+    best = (p / torch.outer(px, py)).log() - math.log(63)
+    assert of_all_pairs(p, px, py, best.tolist(), 64) == pytest.approx(3.633, abs=5e-4)
+    # on drawn batches, by the function: the mean of many is the expectation
+    random = torch.Generator().manual_seed(0)
+    total = 0.0
+    for _ in range(400):
+        x = torch.randint(K, (64,), generator=random)
+        wrong = torch.rand(64, generator=random) < eps
+        y = torch.where(wrong, (x + torch.randint(1, K, (64,), generator=random)) % K, x)
+        z = best[x][:, y]
+        total += float(nn.functional.softplus(torch.where(torch.eye(64).bool(), -z, z)).sum()) / 64
+    assert total / 400 == pytest.approx(3.633, abs=0.1)
+
+
 def at_zero_cosine(N, bias):
     eye = torch.eye(2 * N)
     leaf = torch.tensor(bias, requires_grad=True)
@@ -324,13 +387,13 @@ def at_zero_cosine(N, bias):
 
 
 @pytest.mark.parametrize("N, bias", [(1, -10.0), (8, 0.0), (64, -10.0), (64, 1.5)])
-def test_5_18_start(N, bias):
+def test_5_20_start(N, bias):
     formula = math.log(1 + math.exp(-bias)) + (N - 1) * math.log(1 + math.exp(bias))
     assert at_zero_cosine(N, bias)[0] == pytest.approx(formula, rel=1e-4)
 
 
 @pytest.mark.parametrize("N", [2, 8, 64])
-def test_5_19_balance(N):
+def test_5_21_balance(N):
     """At b = −ln(N − 1) pull and push cancel: the bias has gradient zero, and else its sign."""
     balance = -math.log(N - 1)
     assert at_zero_cosine(N, balance)[1] == pytest.approx(0, abs=1e-5)
@@ -339,7 +402,7 @@ def test_5_19_balance(N):
 
 
 @given(seed=seeds, P=st.integers(1, 4), M=st.integers(1, 4))
-def test_5_20_matching(seed, P, M):
+def test_5_22_matching(seed, P, M):
     yes, no = normal(seed, P), normal(seed + 1, M)
     by_hand = sum(math.log(1 + math.exp(-u)) for u in yes)
     by_hand += sum(math.log(1 + math.exp(u)) for u in no)
@@ -347,7 +410,7 @@ def test_5_20_matching(seed, P, M):
     assert float(total / logits) == pytest.approx(by_hand / (P + M), rel=1e-5)
 
 
-def test_5_21_hardness():
+def test_5_23_hardness():
     """Drawn as often as the equation says, and as exercise 5.7 does."""
     f = normal(0, 4, 4)
     ids = torch.tensor([0, 1, 0, 2])
@@ -365,7 +428,7 @@ def test_5_21_hardness():
 
 
 @pytest.mark.parametrize("lam", [0.3, 3.0])
-def test_5_22_opposite(lam):
+def test_5_24_opposite(lam):
     """At the minimum of two convex losses of shared weights, whatever they want of them."""
     X, y1 = normal(0, 40, 3), (normal(1, 40) > 0).double()
     y2 = (normal(2, 40) > 0).double()
@@ -487,3 +550,42 @@ def test_5_7_without_a_stable_softmax(capsys):
         return terms / terms.sum(-1, keepdim=True)
 
     assert "not a finite number" in said(capsys, "5.7", naive)
+
+
+# --- what the reader writes -----------------------------------------------------------------------
+
+TURNS = [
+    (name, n) for name in ("5.A", "5.B", "5.C") for n in range(len(EXERCISES[name].wrong))
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, n", TURNS)
+def test_each_wrong_turn_is_named(name, n, capsys):
+    mistake, sentence = EXERCISES[name].wrong[n]
+    assert said(capsys, name, mistake) == f"Your turn {name}: not yet. {sentence}"
+
+
+def test_turns(capsys):
+    """Written as a reader would, by loops or with the numbers of a row at a time."""
+
+    def entropy(logits, target):
+        each = []
+        for row, y in zip(logits.tolist(), target.tolist(), strict=True):
+            row = [z - max(row) for z in row]
+            each.append(math.log(sum(math.exp(z) for z in row)) - row[y])
+        return sum(each) / len(each)
+
+    def gradient(logits, target):
+        p = logits.softmax(-1)
+        p[torch.arange(len(p)), target] -= 1
+        return p
+
+    def nce(scores):
+        own = range(len(scores))
+        rows = [-math.log(softmax(scores[n].tolist())[n]) for n in own]
+        columns = [-math.log(softmax(scores[:, n].tolist())[n]) for n in own]
+        return sum(rows + columns) / len(rows + columns)
+
+    for name, answer in (("5.A", entropy), ("5.B", gradient), ("5.C", nce)):
+        assert said(capsys, name, answer) == f"Your turn {name}: right."
+    assert "returns None" in said(capsys, "5.C", lambda scores: None)

@@ -412,7 +412,7 @@ def references_block() -> str:
         line = f"**{short_name(entry)}.** {everybody}. *{entry['title']}*."
         line += f" {', '.join(details)}." if details else ""
         line += f" [arXiv:{preprint}](https://arxiv.org/abs/{preprint})." if preprint else ""
-        parts.append(f"({key})=\n{line}\n".replace("!*.", "!*"))
+        parts.append(f"({key})=\n{line}\n".replace("!*.", "!*").replace("?*.", "?*"))
     return "\n".join(parts)
 
 

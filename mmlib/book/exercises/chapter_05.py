@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmlib.book.exercises import Exercise
 from mmlib.book.exercises.chapter_05_judged import CRITIC
+from mmlib.book.exercises.chapter_05_turns import ENTROPY, GRADIENT, NCE
 
 # 5.1: the gradient for the logits ln 6, ln 3, 0, where the third answer is the label
 _p = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
@@ -149,7 +150,7 @@ _shown = Exercise(
         ),
     ),
     cases=((0.3, 10, 0.1, 0.1), (0.01, 1000, 0.1, 0.1), (0.3, 10, 0.2, 0.05), (0.01, 50, 0, 0.2)),
-    look="Bayes, as for eq. (5.10): in which two ways is the shown word the right one?",
+    look="Bayes, as for eq. (5.13): in which two ways is the shown word the right one?",
 )
 
 
@@ -163,7 +164,7 @@ _copies = Exercise(
         (lambda k: math.log(k), "That is InfoNCE's floor; here k pairs have one score."),
         (
             lambda k: _siglip_floor(k) / k,
-            "That is the mean over the k pairs of a picture; eq. (5.17) divides by N only.",
+            "That is the mean over the k pairs of a picture; eq. (5.18) divides by N only.",
         ),
         (lambda k: k * math.log(2), "That is for the score 0. Which score is best for 1 yes in k?"),
         (
@@ -227,7 +228,7 @@ _chosen = Exercise(
         (lambda s, i, b: _chances(s, i, -b), "The sign of κ: your likeliest one is the easiest."),
     ),
     cases=_negative_cases(),
-    look="Eq. (5.21): which columns are in the denominator?",
+    look="Eq. (5.23): which columns are in the denominator?",
 )
 
 
@@ -271,6 +272,9 @@ _weights = Exercise(
 )
 
 EXERCISES: dict[str, Exercise] = {
+    "5.A": ENTROPY,
+    "5.B": GRADIENT,
+    "5.C": NCE,
     "5.1": _pull,
     "5.2": _entropy,
     "5.3": _words,
