@@ -27,7 +27,7 @@ from mmlib.data.scenes import (
     sample_scene,
 )
 from mmlib.data.scenes.controls import answer_or_none
-from mmlib.data.scenes.world import COLOR_NAMES, corners
+from mmlib.data.scenes.world import COLOR_NAMES, article, corners
 from mmlib.errors import expected
 
 MOST = 4  # objects of a picture that is taken in at one look
@@ -236,8 +236,8 @@ def picture_question(scene: Scene, moves: Thing, relation: str, name: str) -> st
     free = places(scene, moves)
     sides = list(RELATIONS)
     rings = [thing.radius + 1 for thing in scene.things]
-    listed = " and ".join(f"a {n}" for n in names[-2:])
-    shows = f"A picture with {', '.join([f'a {n}' for n in names[:-2]] + [listed])}."
+    each = [f"{article(n)} {n}" for n in names]
+    shows = f"A picture with {', '.join([*each[:-2], ' and '.join(each[-2:])])}."
     data = json.dumps(
         {
             "at": [[thing.x, thing.y] for thing in scene.things],
