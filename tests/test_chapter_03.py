@@ -399,7 +399,7 @@ def test_answers_on_paper():
     """By brute force: 3.1 and 3.5 from the words, 3.6 by search, 3.4 by enumeration."""
     Q, K, V = example()
     causal = attention_mask(torch.ones(1, 5, dtype=torch.bool), torch.arange(5)[None])
-    Q = Q.index_copy(0, torch.tensor([3]), math.log(2) * torch.tensor([[-2.0, -2, 6, 0]]).double())
+    Q = Q.index_copy(0, torch.tensor([3]), math.log(2) * torch.tensor([[-2.0, -2, 6, 2]]).double())
     received = attention(Q[None, None], K[None, None], V[None, None], causal)[0, 0, 3, 2]
     assert EXERCISES["3.1"].right == pytest.approx(float(received))
     q = Q.clone().requires_grad_()

@@ -82,8 +82,8 @@ def test_a_function_that_was_not_filled_is_no_answer_yet(capsys):
         """A docstring."""
         ...
 
-    assert said(capsys, "4.6", to_fill).endswith("no answer yet: your function returns None.")
-    assert "no answer yet" in said(capsys, "4.6", lambda logits: ...)
+    assert said(capsys, "4.8", to_fill).endswith("no answer yet: your function returns None.")
+    assert "no answer yet" in said(capsys, "4.8", lambda logits: ...)
     # one branch without its return
     assert "returns None" in said(capsys, "4.5", lambda K, p: None if K == 1 else 0.5)
 
@@ -101,7 +101,7 @@ def planted(monkeypatch):
 
 def test_a_judge_need_not_ask_whether_a_function_was_filled(planted, capsys):
     planted(lambda answer: "" if answer(3) + answer(x=4) == 14 else "not yet. Twice.")
-    assert said(capsys, "4.A", lambda x: 2 * x) == "Exercise 4.A: right."
+    assert said(capsys, "4.A", lambda x: 2 * x) == "Your turn 4.A: right."
     assert said(capsys, "4.A", lambda x: x).endswith("not yet. Twice.")
     # the judge's own arithmetic stops at None
     assert "no answer yet" in said(capsys, "4.A", lambda x: None)

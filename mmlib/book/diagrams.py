@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -24,14 +24,16 @@ _WIDTH, _HEIGHT = 2.3, 1.72
 
 @dataclass(frozen=True)
 class _Diagram:
-    """One fusion: `boxes` (place, label) compute, `sums` pairs are joined by arrows, `attend` pairs
-    by lines of attention (who attends, to what), says what to see, for those who do not."""
+    """One fusion: `boxes` (place, label) compute, `arrows` carry numbers from place to place,
+    `attend` pairs are lines of attention (who attends, to what), `bends` the same for tokens that
+    stand in one row; says tells it to those who do not see."""
 
     says: str
     boxes: Sequence[tuple[str, str]] = ()
     arrows: Sequence[tuple[str, str]] = ()
     attend: Sequence[tuple[str, str]] = ()
-    tokens: Sequence[str] = field(default=())
+    bends: Sequence[tuple[str, str]] = ()
+    tokens: Sequence[str] = ()
 
 
 def _from(sources: Sequence[str], target: str) -> list[tuple[str, str]]:
@@ -71,18 +73,18 @@ FUSION_DIAGRAMS: dict[str, _Diagram] = {
     ),
     "co": _Diagram(
         "the cells first attend to the words, then the word attends to the cells",
-        attend=[*_asks(["i1", "i2", "i3"], ["t2"]), *_asks(["top"], _IMAGE)],
+        attend=_asks(["top"], _IMAGE), bends=_asks(_IMAGE, ["t2"]),
     ),
     "merged": _Diagram(
         "the word attends to words and cells under one softmax",
         attend=_asks(["top"], [*_TEXT, *_IMAGE]),
     ),
     "bottleneck": _Diagram(
-        "two learned tokens attend to each side, the word attends to words and learned tokens",
-        attend=[*_asks(_Z, [*_TEXT, *_IMAGE]), *_asks(["top"], [*_Z, "t1"])], tokens=_Z,
+        "a few learned tokens attend to each side, the word attends to words and learned tokens",
+        attend=[*_asks(_Z, [*_TEXT, *_IMAGE]), *_asks(["top"], [*_Z, *_TEXT])], tokens=_Z,
     ),
     "resampler": _Diagram(
-        "two learned tokens attend to everything, the word attends to them alone",
+        "a few learned tokens attend to everything, the word attends to them alone",
         attend=[*_asks(_Z, [*_TEXT, *_IMAGE]), *_asks(["top"], _Z)], tokens=_Z,
     ),
 }  # fmt: skip
@@ -103,6 +105,8 @@ def _panel(axis: Axes, origin: Place, name: str) -> None:
     axis.text(*at("top", 0.3), name, ha="center", va="center", fontsize=10, fontweight="bold")
     for asking, key in diagram.attend:
         drawing.line(axis, at(asking), at(key), 0.25, _kind(key))
+    for asking, key in diagram.bends:
+        drawing.bow(axis, at(asking, 0.13), at(key, 0.13), 0.25, _kind(key))
     for source, target in diagram.arrows:
         drawing.arrow(axis, at(source, 0.1), at(target, -0.14 if target in labels else -0.12))
     for place in (*_TEXT, *_IMAGE, *diagram.tokens):

@@ -86,6 +86,24 @@ def line(axis: Axes, start: Point, end: Point, weight: float, modality: str = "t
         )  # fmt: skip
 
 
+def bow(axis: Axes, start: Point, end: Point, weight: float, modality: str = "text") -> None:
+    """As `line`, in a bow above tokens [row] that stand side by side."""
+    axis.add_patch(
+        FancyArrowPatch(
+            start,
+            end,
+            arrowstyle="-",
+            color=color_of(modality),
+            linewidth=THICKEST * weight,
+            shrinkA=0,
+            shrinkB=0,
+            connectionstyle="arc3,rad=0.25",
+            zorder=1,
+            alpha=0.75,
+        )  # fmt: skip
+    )
+
+
 def arrow(axis: Axes, start: Point, end: Point, bend: float = 0.0) -> None:
     """The way of a value from one piece of a diagram to the next; bend turns it aside."""
     axis.add_patch(

@@ -15,7 +15,7 @@ from mmlib.book.exercises.chapter_03_turns import ATTEND, MASKED, SOFTMAX, TWO_H
 
 # The five words: red, circle, above, blue, square
 _TOKENS = [(1, 0, 0, 0), (0, 0, 1, 0), (0, 0, 0, 0), (0, 1, 0, 0), (0, 0, 0, 1)]
-_QUERY_OF_BLUE = [log(2) * n for n in (-2, -2, 6, 0)]
+_QUERY_OF_BLUE = [log(2) * n for n in (-2, -2, 6, 2)]
 
 # 3.1: what blue receives of circle under the causal mask
 

@@ -65,6 +65,13 @@ JOINT = Exercise(
             "Keys and values stand in different orders: the weight of a word goes to a cell.",
         ),
         (
+            lambda Q, K_t, K_i, V_t, V_i: (
+                (Q @ torch.cat([K_t, K_i]).T / Q.shape[-1] ** 0.5).softmax(0)
+                @ torch.cat([V_t, V_i])
+            ),
+            "The softmax runs over the queries. Each query spreads its attention over the keys.",
+        ),
+        (
             lambda Q, K_t, K_i, V_t, V_i: _over(Q, K_i, V_i, Q.shape[-1] ** 0.5),
             "That attends to the picture alone.",
         ),
@@ -90,6 +97,17 @@ SHARE = Exercise(
             " let one softmax do it.",
         ),
         (lambda t, i: 1 - _share(t, i), "That is the share of the picture."),
+        (
+            lambda t, i: (
+                (t - t.max()).exp().sum() / ((t - t.max()).exp().sum() + (i - i.max()).exp().sum())
+            ),
+            "You take each side's own largest score off, so the sides are no longer compared. Take"
+            " off the largest of all.",
+        ),
+        (
+            lambda t, i: (torch.cat([t, i]) * 0.6931471805599453).softmax(-1)[: len(t)].sum(),
+            "Those are points, where one more doubles the share. A score is an exponent of e.",
+        ),
         (
             lambda t, i: torch.tensor(len(t) / (len(t) + len(i))),
             "That counts tokens. It holds only where all scores are equal.",
@@ -135,11 +153,19 @@ LATE = Exercise(
         ),
         (
             lambda t, i, W_t, W_i: (t.mean(0) @ W_t) * (i.mean(0) @ W_i),
-            "You multiplied the opinions: that is bilinear fusion. Late fusion adds them.",
+            "You multiplied the two opinions. Late fusion adds them.",
         ),
         (
             lambda t, i, W_t, W_i: t.mean(0) @ W_i + i.mean(0) @ W_t,
             "The matrices are exchanged: the words went through the picture's.",
+        ),
+        (
+            lambda t, i, W_t, W_i: _late(t, i, W_t, W_i) / 2,
+            "You averaged the two opinions. Late fusion adds them.",
+        ),
+        (
+            lambda t, i, W_t, W_i: (t.mean(0) + i.mean(0)) @ (W_t + W_i),
+            "You added the means before the matrices, so each went through both.",
         ),
         (
             lambda t, i, W_t, W_i: torch.cat([t, i]).mean(0) @ (W_t + W_i),
