@@ -327,7 +327,8 @@ def attends(
     inside = (
         f'<div style="font-weight:bold">{html.escape(name)}</div>'
         + _fan(keys, kinds, words, words[start], colors[start], first)
-        + f"<div hidden>{choice('query', 'asks', words, colors, start)}"
+        + "<div hidden>"
+        + (choice("query", "asks", words, colors, start) if len(words) > 1 else "")
         + (
             choice("head", "head", [str(h + 1) for h in range(heads)], [MUTED] * heads, 0)
             if heads > 1
