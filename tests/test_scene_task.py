@@ -660,7 +660,7 @@ def test_an_unknown_field_of_a_recipe_is_one_line(extra):
         ({"plain": 1.5}, ("plain from 0 to 1", "got 1.5")),
         ({"dropout": 1.0}, ("dropout", "got 1.0")),
         ({"accumulate": 3}, ("accumulate to divide 4 pictures", "got 3")),
-        ({"reference": "farthest"}, ("reference nearest or outermost", "farthest")),
+        ({"reference": "farthest"}, ("reference nearest or plain or outermost", "farthest")),
     ],
     ids=str,
 )
