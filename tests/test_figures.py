@@ -390,3 +390,11 @@ def test_the_page_s_softmax_is_torch_s(browser, tmp_path):
         told = ", ".join(f"{n} {w:.3f}" for n, w in zip(names, shares, strict=True))
         assert there["says"] == there["alt"] == f"Weights: {told}."
     assert seen[0]["numbers"] == seen[1]["numbers"] and seen[0]["bars"] == seen[1]["bars"]
+
+
+def test_one_word_that_asks_is_no_choice_but_its_heads_are():
+    """A group of one radio button would be a control that does nothing."""
+    weights = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
+    page = interactive.attends(["above"], weights, "What it attends to", keys=["circle", "square"])
+    radios = [x["data-part"] for x in Elements(page.data).of("input")]
+    assert radios == ["head", "head"]

@@ -249,9 +249,10 @@ document.querySelectorAll('[data-mm="KEY"]:not([data-ready])').forEach((root) =>
   const d = JSON.parse(root.querySelector('script').textContent);
   const all = (name) => root.querySelectorAll('[data-part="' + name + '"]');
   const lines = all('line'), numbers = all('number'), [cell] = all('cell'), [asks] = all('asks');
-  const at = (name) => [...all(name)].findIndex((radio) => radio.checked);
+  // one word, or one head, is no choice: there is nothing to check then
+  const at = (name) => Math.max([...all(name)].findIndex((radio) => radio.checked), 0);
   root.onchange = () => {
-    const q = at('query'), s = d.states[Math.max(at('head'), 0)][q];
+    const q = at('query'), s = d.states[at('head')][q];
     s.widths.forEach((width, k) => lines[k].setAttribute('stroke-width', width));
     s.numbers.forEach((number, k) => { numbers[k].textContent = number; });
     cell.setAttribute('fill', d.colors[q]); asks.textContent = d.words[q];
