@@ -62,8 +62,8 @@ def test_weights_that_are_not_those_of_the_card_are_refused(asset):
     error_line(error, "no card")
 
 
-def test_the_packages_weights_answer_most_questions_and_read_the_name_of_a_reference():
-    """As their card says; what the record will say of them is 0.98, and 0.09 of references stay."""
+def test_the_packages_weights_answer_each_kind_of_question_by_the_picture():
+    """Each kind, on test scenes; with another picture most answers are no longer right."""
     task = small.load_small()
     scenes = held_out_scenes("test", 60)
     given, target, kind = answer_questions(task.model, collate(scenes))

@@ -45,22 +45,22 @@ def _asks(asking: Sequence[str], keys: Sequence[str]) -> list[tuple[str, str]]:
 
 
 _POOLED = [*_from(_TEXT, "left"), *_from(_IMAGE, "right")]
+
+
+def _of_means(says: str, map_of: str, join: str) -> _Diagram:
+    """Both sides are averaged, mapped by a matrix of their own where one is named, and joined."""
+    left, right = (f"mean, {map_of}{m}" if map_of else "mean" for m in ("ₜ", "ᵢ"))
+    return _Diagram(
+        says,
+        [("left", left), ("right", right), ("top", join)],
+        [*_POOLED, ("left", "top"), ("right", "top")],
+    )
+
+
 FUSION_DIAGRAMS: dict[str, _Diagram] = {
-    "late": _Diagram(
-        "each side is averaged and mapped by itself, the two are added",
-        [("left", "mean, W"), ("right", "mean, W"), ("top", "+")],
-        [*_POOLED, ("left", "top"), ("right", "top")],
-    ),
-    "concat": _Diagram(
-        "both means, side by side, go through a network",
-        [("left", "mean"), ("right", "mean"), ("top", "network")],
-        [*_POOLED, ("left", "top"), ("right", "top")],
-    ),
-    "bilinear": _Diagram(
-        "both means are mapped and multiplied number by number",
-        [("left", "mean, U"), ("right", "mean, U"), ("top", "×")],
-        [*_POOLED, ("left", "top"), ("right", "top")],
-    ),
+    "late": _of_means("each side is averaged and mapped by itself, the two are added", "W", "+"),
+    "concat": _of_means("both means, side by side, go through a network", "", "network"),
+    "bilinear": _of_means("both means are mapped and multiplied number by number", "U", "×"),
     "film": _Diagram(
         "the picture's mean says by what to scale and shift the word",
         [("right", "γ, β"), ("top", "γ · word + β")],

@@ -87,7 +87,7 @@ def line(axis: Axes, start: Point, end: Point, weight: float, modality: str = "t
 
 
 def bow(axis: Axes, start: Point, end: Point, weight: float, modality: str = "text") -> None:
-    """As `line`, in a bow above tokens [row] that stand side by side."""
+    """As `line`, in a bow above the tokens of one row."""
     axis.add_patch(
         FancyArrowPatch(
             start,
