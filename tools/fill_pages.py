@@ -373,7 +373,7 @@ def front_block() -> str:
         )
     return (
         f"![{shown['alt']}](_static/front.png)\n\n"
-        f"*Asked “{shown['question']}?”, the model of [What was measured](measured.md) answers "
+        f"*Asked “{shown['question']}?”, the trained model that comes with `mmlib` answers "
         f"“{shown['answer']}”, {right}. Bright is what it attended to.{chosen}*\n"
     )
 

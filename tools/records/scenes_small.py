@@ -90,7 +90,8 @@ precision, computed with in float32. SHA-256 of the weights:
 
 It knows the words of that world and no others; a photograph means nothing to it. Eight
 combinations of color and shape were never shown in training, and it answers questions about them
-less well. License: Apache-2.0, as the code.
+less well. Not every seed of its recipe learns the hardest kind of question, the reference: look
+into the record before you build on that. License: Apache-2.0, as the code.
 """
 
 UNITS = {
