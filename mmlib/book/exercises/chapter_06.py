@@ -2,125 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import deepcopy
-from math import ceil, floor, log, log2, sqrt
+from math import log, log2, sqrt
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from mmlib.book.exercises import Exercise
+from mmlib.book.exercises.chapter_06_turns import FUSE, INDEPENDENT, TOKENS
 from mmlib.encoders import Encoder, GridEncoder
 from mmlib.models import MultimodalBert, preset
 
-# 6.1: words, pads and cells under one softmax at equal scores
-_share_of_pads = Exercise(
-    right=lambda words, pads, cells: pads / (words + pads + cells),
-    wrong=(
-        (
-            lambda words, pads, cells: pads / (words + pads),
-            "That is the share within BERT. In the fusion the cells are keys as well.",
-        ),
-        (
-            lambda words, pads, cells: pads / (words + cells),
-            "The pads are in the denominator too: softmax sums over all keys.",
-        ),
-        (lambda words, pads, cells: pads / words, "A share of the whole, not a ratio to a part."),
-        (lambda words, pads, cells: pads / (pads + cells), "The real words are keys as well."),
-        (
-            lambda words, pads, cells: words / (words + pads + cells),
-            "That is the words' share; the pads' was asked for.",
-        ),
-        (
-            lambda words, pads, cells: (words + pads) / (words + pads + cells),
-            "That is the share of all text tokens, the real ones included.",
-        ),
-        (
-            lambda words, pads, cells: 0.0,
-            "That is what the mask makes of it. Without a mask a pad is a key like any other.",
-        ),
+# 6.1: which comparison could refute the claim
+_CLAIMS = {
+    "a": ("other question", "what must be exchanged if the words are to have had no part in it?"),
+    "b": ("other picture", "what must be exchanged if the words alone might have been enough?"),
+    "c": (
+        "another name",
+        "with another picture or another kind of question a model that looks at anything on the"
+        " left would lose as well. What must change, and nothing else?",
     ),
-    cases=((6, 6, 64), (9, 3, 49), (5, 0, 4), (12, 20, 1)),
-    look="At equal scores every term e^s is the same. How many terms are there, how many are pads?",
-)
-
-Model = Callable[[Tensor, Tensor], Tensor]
-
-
-def _check_models() -> dict[str, Model]:
-    """Small models text [B, 3], image [B, 3] → [B, 2] that a check of independence must judge."""
-    random = torch.Generator().manual_seed(6)
-    W_t, W_i = (torch.randn(3, 2, generator=random) for _ in range(2))
-
-    def sound(text: Tensor, image: Tensor) -> Tensor:
-        # a kernel for another batch size rounds otherwise
-        return (text @ W_t) * (image @ W_i) + 1e-7 * len(text)
-
-    def mean(text: Tensor, image: Tensor) -> Tensor:
-        return sound(text, image) + 0.1 * sound(text, image).mean(0, keepdim=True)
-
-    def before(text: Tensor, image: Tensor) -> Tensor:
-        out = sound(text, image)
-        return torch.cat([out[:1], out[1:] + 0.1 * out[:-1]])  # the first has no one to read
-
-    def first(text: Tensor, image: Tensor) -> Tensor:
-        out = sound(text, image)
-        return torch.cat([out[:1] + 0.1 * out[-1:], out[1:]])
-
-    def deaf(text: Tensor, image: Tensor) -> Tensor:
-        return torch.ones(len(text), 2)
-
-    return {"sound": sound, "mean": mean, "before": before, "first": first, "deaf": deaf}
-
-
-_SAYS = {
-    "sound": (
-        True,
-        "The second model treats every sample by itself; only its last digits depend on the size"
-        " of the batch. Ask for a small change, not for none.",
+    "d": (
+        "one vector, same trunk",
+        "two models were compared that differ in more than the grid. Which one differs in that?",
     ),
-    "mean": (
-        False,
-        "It does not find a model that adds the mean of the batch to each sample. Another order of"
-        " the batch leaves that mean as it is: compare with the sample alone, or change a"
-        " neighbor.",
-    ),
-    "before": (
-        False,
-        "It does not find a model in which each sample but the first reads the one before it. Whom"
-        " did you change, and whom did you look at?",
-    ),
-    "first": (False, "It does not find a model in which the first sample alone reads another."),
-    "deaf": (
-        None,
-        "It says that a model is sound whose output is a constant. Which control would have moved"
-        " a model that reads its input? Return None where it does not.",
-    ),
+    "e": ("unseen pictures", "what would a model do that had learned its pictures by heart?"),
+    "f": ("more seeds", "what else than the repair differs between two trained models?"),
 }
 
 
-def _judge_check(answer: Any) -> str:
-    """Run the reader's check on a sound model, on three that read neighbors, on a deaf one."""
-    random = torch.Generator().manual_seed(7)
-    text, image = (torch.randn(4, 3, generator=random) for _ in range(2))
-    models = _check_models()
-    # the faults first: a check that always says no must not be told about rounding
-    verdicts = {name: answer(models[name], text.clone(), image.clone()) for name in models}
-    if all(verdict is not None and not verdict for verdict in verdicts.values()):
-        return "not yet. It refuses every model, the sound one included."
-    if all(verdict is not None and bool(verdict) for verdict in verdicts.values()):
-        return "not yet. It calls every model sound, those that read their neighbors included."
-    for name in ("mean", "before", "first", "deaf", "sound"):
-        wanted, sentence = _SAYS[name]
-        verdict = verdicts[name]
-        if (verdict is None) != (wanted is None) or bool(verdict) != bool(wanted):
-            return f"not yet. {sentence}"
-    return ""
+def _judge_claims(answer: Any) -> str:
+    return _judge_letters(answer, _CLAIMS)
 
 
-_independence = Exercise(look="", judge=_judge_check)
+def _judge_letters(answer: Any, right: dict[str, tuple[str, str]]) -> str:
+    """A dictionary letter -> name, and for the first wrong one its hint."""
+    if not isinstance(answer, dict) or set(answer) != set(right):
+        return f"not yet. A dictionary with the keys {', '.join(right)} is asked for."
+    wrong = [key for key, (name, _) in right.items() if answer[key] != name]
+    if not wrong:
+        return ""
+    key = wrong[0]
+    return f"not yet, {len(wrong)} of them. Think again about {key}: {right[key][1]}"
 
+
+_claims = Exercise(look="", judge=_judge_claims)
+
+# 6.2: each symptom to the check that finds its cause
 _SYMPTOMS = {
     "a": ("padding", "sorting by length changes only with whom a text is padded."),
     "b": ("words", "what does it mean that no prediction depends on the question?"),
@@ -130,123 +59,15 @@ _SYMPTOMS = {
     "f": ("weights", "same file, same seed of the data: what else is drawn at random?"),
     "g": ("start", "to which number of classes does that first loss belong?"),
     "h": ("answers", "what else does a prediction change than its own output?"),
+    "i": ("device", "what of a model does not move when the model is moved?"),
 }
 
 
 def _judge_symptoms(answer: Any) -> str:
-    """Each symptom to the check that finds its cause."""
-    if not isinstance(answer, dict) or set(answer) != set(_SYMPTOMS):
-        return f"not yet. A dictionary with the keys {', '.join(_SYMPTOMS)} is asked for."
-    wrong = [key for key, (name, _) in _SYMPTOMS.items() if answer[key] != name]
-    if not wrong:
-        return ""
-    key = wrong[0]
-    return f"not yet, {len(wrong)} of them. Think again about {key}: {_SYMPTOMS[key][1]}"
+    return _judge_letters(answer, _SYMPTOMS)
 
 
 _symptoms = Exercise(look="", judge=_judge_symptoms)
-
-
-# 6.4: merged attention by the library's layer, whose order is (token, sample, width)
-def _by_library(turn: bool = True, turn_back: bool = True, mask: str = "right") -> Callable:
-    def fuse(attend: nn.MultiheadAttention, words: Tensor, cells: Tensor, there: Tensor) -> Tensor:
-        both = torch.cat([words, cells], 1)
-        both = both.transpose(0, 1) if turn else both
-        hidden = {"right": ~there, "inverted": there, "none": None}[mask]
-        out = attend(both, both, both, key_padding_mask=hidden, need_weights=False)[0]
-        if not turn:
-            return out[:, : words.shape[1]]
-        out = out[: words.shape[1]]
-        return out.transpose(0, 1) if turn_back else out
-
-    return fuse
-
-
-def _fuse_cells_only(
-    attend: nn.MultiheadAttention, words: Tensor, cells: Tensor, there: Tensor
-) -> Tensor:
-    hidden = ~there[:, words.shape[1] :]
-    q, k = words.transpose(0, 1), cells.transpose(0, 1)
-    return attend(q, k, k, key_padding_mask=hidden, need_weights=False)[0].transpose(0, 1)
-
-
-def _fuse_case() -> tuple[nn.MultiheadAttention, Tensor, Tensor, Tensor]:
-    """A layer as it comes, made anew at each call, with words, cells and what is there."""
-    random = torch.Generator().manual_seed(6)
-    with torch.random.fork_rng():
-        torch.manual_seed(6)
-        attend = nn.MultiheadAttention(8, 2).double().eval().requires_grad_(False)
-        attend.in_proj_weight.mul_(3)
-    words, cells = (
-        torch.randn(3, n, 8, generator=random, dtype=torch.float64) for n in (4, 5)
-    )  # fmt: skip
-    there = torch.ones(3, 9, dtype=torch.bool)
-    there[0, 3] = there[1, 2] = there[1, 3] = False  # pads
-    there[2, 4:] = False  # no picture
-    return attend, words, cells, there
-
-
-_FUSE_MISTAKES = (
-    (
-        _by_library(mask="inverted"),
-        "The library's mask is True where a key may NOT be attended; ours is the reverse.",
-    ),
-    (_by_library(mask="none"), "The pads and the missing picture are attended: pass the mask."),
-    (
-        _by_library(turn=False, mask="none"),
-        "The layer reads the first axis as the tokens: your samples attend to each other.",
-    ),
-    (
-        _by_library(turn=False),
-        "The layer refuses the mask, because it reads your first axis as the tokens: turn the"
-        " sequences to its order, and the result back.",
-    ),
-    (
-        _by_library(turn_back=False),
-        "The result is in the library's order; turn it back to [B, L, d].",
-    ),
-    (
-        _fuse_cells_only,
-        "The keys are the cells alone: that is the specimen's code, not the formula.",
-    ),
-)
-
-
-def _fused(fuse: Callable) -> Tensor | None:
-    """What `fuse` gives for the case; None where the layer refuses the shape of the mask."""
-    try:
-        return fuse(*_fuse_case())
-    except AssertionError:
-        return None
-
-
-def _judge_fuse(answer: Any) -> str:
-    """Each function gets a layer of its own, so that one that changes it harms no other."""
-    attend, words, cells, there = _fuse_case()
-    try:
-        given = answer(attend, words, cells, there)
-    except AssertionError:
-        given = None
-    if attend.batch_first:
-        return "not yet. Leave the layer as it comes; turn what you give it and what it gives back."
-    right = _fused(_by_library())
-    if _alike(given, right):
-        return ""
-    for mistake, sentence in _FUSE_MISTAKES:
-        if _alike(given, _fused(mistake)):
-            return f"not yet. {sentence}"
-    if given is not None and given.shape != cast(Tensor, right).shape:
-        return f"not yet. The shape is {list(given.shape)}, {list(words.shape)} was asked for."
-    return "not yet. Three things: the order of the axes, in and out; the keys; the mask's sense."
-
-
-def _alike(a: Tensor | None, b: Tensor | None) -> bool:
-    if a is None or b is None:
-        return a is b
-    return a.shape == b.shape and torch.allclose(a, b, atol=1e-6, equal_nan=True)
-
-
-_planted = Exercise(look="", judge=_judge_fuse, wrong=_FUSE_MISTAKES)
 
 
 def _tiny_model() -> MultimodalBert:
@@ -323,40 +144,44 @@ _least_sigma = Exercise(
 )
 
 
-def _batches(share: float, momentum: float) -> float:
-    return log(1 - share) / log(1 - momentum)
+# 6.4: a module with a constant of its own, which must follow the module
+def _judge_ruler(answer: Any) -> str:
+    """Build the reader's class, and run it at home, in float64 and on the meta device."""
+    module = answer(3, 4)
+    cells = torch.randn(2, 9, 4, generator=torch.Generator().manual_seed(6))
+    line = torch.linspace(-1, 1, 3)
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    xy = torch.stack([x, y], -1).flatten(0, 1)
+    if not torch.allclose(module(cells), cells + module.place(xy), atol=1e-6):
+        return "not yet. It no longer computes the cells plus the map of their coordinates."
+    trained = [name for name, _ in module.named_parameters() if not name.startswith("place")]
+    if trained:
+        return f"not yet. {trained[0]} would be trained now: it is a constant, not a parameter."
+    if len(module.state_dict()) > 1:
+        return (
+            "not yet, but nearly. The coordinates would be saved with every checkpoint, and a"
+            " checkpoint of the old class would be refused: register_buffer has an argument for it."
+        )
+    try:
+        module.double()(cells.double())
+    except RuntimeError:
+        return "not yet. In float64 it stops: what moves a constant with its module?"
+    try:
+        module.to("meta")(torch.empty(2, 9, 4, dtype=torch.float64, device="meta"))
+    except RuntimeError:
+        return "not yet. It stays behind when the module is moved to another device."
+    return ""
 
 
-_until = Exercise(
-    right=lambda share, momentum: ceil(_batches(share, momentum)),
-    wrong=(
-        (
-            lambda share, momentum: floor(_batches(share, momentum)),
-            "After that many batches a little is still missing: round up.",
-        ),
-        (
-            lambda share, momentum: ceil(log(share) / log(1 - momentum)),
-            "That is when the old mean still weighs `share`; it should weigh what is left of it.",
-        ),
-        (
-            lambda share, momentum: ceil(share / momentum),
-            "Each batch moves it by a share of what is left, not of the whole.",
-        ),
-        (
-            lambda share, momentum: ceil(log(1 - share) / log(momentum)),
-            "PyTorch's momentum is the weight of the new batch, not of the old mean.",
-        ),
-    ),
-    cases=((0.9, 0.1), (0.5, 0.1), (0.99, 0.03), (0.75, 0.3)),
-    look="In the book's equation, when has the weight of the old mean fallen to 1 − share?",
-)
+_ruler = Exercise(look="", judge=_judge_ruler)
 
 EXERCISES: dict[str, Exercise] = {
-    "6.1": _share_of_pads,
-    "6.2": _independence,
-    "6.3": _symptoms,
-    "6.4": _planted,
-    "6.5": _absorb,
-    "6.6": _least_sigma,
-    "6.7": _until,
+    "6.A": INDEPENDENT,
+    "6.B": TOKENS,
+    "6.C": FUSE,
+    "6.1": _claims,
+    "6.2": _symptoms,
+    "6.3": _absorb,
+    "6.4": _ruler,
+    "6.5": _least_sigma,
 }
