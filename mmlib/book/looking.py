@@ -17,8 +17,9 @@ SIDE, LEFT = 2.2, 0.9  # inches of the picture, and of the space beside it
 
 
 def looks(model: MultimodalBert, scene: Scene, question: str, layer: int = 1) -> tuple[Figure, str]:
-    """The scene, shaded by the attention of [CLS] in one fusion layer (counted from 0), the mean
-    over heads, with question and answer above it; and the words for it.
+    """The scene, darkened where there is no attention of [CLS] in
+    one fusion layer (counted from 0; the mean over heads), question and answer above it; and the
+    words for it.
 
     Raises UserError for a word that the world does not know, or a fusion without such weights.
     """
@@ -30,10 +31,9 @@ def looks(model: MultimodalBert, scene: Scene, question: str, layer: int = 1) ->
     figure, axis = drawing.canvas(2 * LEFT + SIDE, SIDE + 0.3)
     place = (LEFT, LEFT + SIDE, 0.05, 0.05 + SIDE)
     axis.imshow(render(scene), extent=place)
-    shade = torch.ones(CELLS, CELLS, 4)
-    shade[..., :3] = torch.tensor(drawing.tint(drawing.color_of("image"), 1.0))
-    shade[..., 3] = 0.75 * (share / share.max()).reshape(CELLS, CELLS)
-    axis.imshow(shade, extent=place, zorder=3)
+    shade = torch.zeros(CELLS, CELLS, 4)  # black, the thicker the less a cell is attended to
+    shade[..., 3] = 0.8 * (1 - share / share.max()).reshape(CELLS, CELLS)
+    axis.imshow(shade.numpy(), extent=place, zorder=3)
     axis.text(LEFT + SIDE / 2, SIDE + 0.13, f"{question}?  {answer}", ha="center", fontsize=10)
     axis.set(xlim=(0, 2 * LEFT + SIDE), ylim=(0, SIDE + 0.3))
     top = int(share.argmax())
