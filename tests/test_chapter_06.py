@@ -22,7 +22,7 @@ from torch import nn
 from mmlib.attention import attention
 from mmlib.book import checks, figures
 from mmlib.book.exercises import check
-from mmlib.book.exercises.chapter_06 import _CLAIMS, _SYMPTOMS, EXERCISES
+from mmlib.book.exercises.chapter_06 import _CLAIMS, _NAMES, _SYMPTOMS, EXERCISES
 from mmlib.book.exercises.chapter_06_turns import TOKENS, _by_library, _check_models
 from mmlib.data.scenes import ANSWERS
 from mmlib.errors import UserError
@@ -50,8 +50,8 @@ REPAIRS = (
     ("padding", "Formula", "Merged"),
     ("device", "Formula", "Merged"),
     ("places", "Merged", "Places"),
-    ("own", "Places", "Answering"),
-    ("start", "Places", "Answering"),
+    ("own", "Places", "Blocks"),
+    ("start", "Blocks", "Answering"),
     ("device", "Answering", "yours"),
     ("frozen", "Answering", "yours"),
     ("dropout", "Answering", "yours"),
@@ -209,7 +209,7 @@ def test_a_model_in_which_some_samples_read_others_is_found(programs, reads):
 
 @pytest.mark.parametrize(
     "name, before, after",
-    [("words", "OneKey", "Grid"), ("padding", "Formula", "Merged"), ("own", "Places", "Answering")],
+    [("words", "OneKey", "Grid"), ("padding", "Formula", "Merged"), ("own", "Places", "Blocks")],
 )
 def test_the_checks_say_the_same_at_the_documents_width(chapter, name, before, after):
     for version, wanted in ((before, "fails"), (after, "passes")):
@@ -353,8 +353,8 @@ def test_6_6_first_loss(C, sigma):
 
 
 @pytest.mark.parametrize("L, C", [(6.9, 31), (3.5, 31), (9.0, 4)])
-def test_exercise_6_5_solves_the_bound(L, C):
-    sigma = EXERCISES["6.5"].right(L, C)
+def test_exercise_6_4_solves_the_bound(L, C):
+    sigma = EXERCISES["6.4"].right(L, C)
     assert math.log(C) + sigma**2 / 2 == pytest.approx(L)
 
 
@@ -465,9 +465,12 @@ def test_symptoms(capsys):
     right = {key: name for key, (name, _) in _SYMPTOMS.items()}
     assert said(capsys, "6.2", right).endswith("right.")
     for key, (_, hint) in _SYMPTOMS.items():
-        text = said(capsys, "6.2", {**right, key: "rows"})
+        text = said(capsys, "6.2", {**right, key: "own"})
         assert f"1 of them. Think again about {key}: {hint}" in text
     assert "keys a, b" in said(capsys, "6.2", "padding")
+    assert "'loading' is none of the names" in said(capsys, "6.2", {**right, "f": "loading"})
+    text = cells()["exercise-2-text"].source
+    assert all(f"*{name}*" in text for name in _NAMES) and set(checks.CHECKS) >= _NAMES
 
 
 def test_the_symptoms_are_causes_that_a_check_finds():
@@ -477,28 +480,13 @@ def test_the_symptoms_are_causes_that_a_check_finds():
 def test_claims_and_their_comparisons(capsys):
     right = {key: name for key, (name, _) in _CLAIMS.items()}
     assert said(capsys, "6.1", right).endswith("right.")
-    for key, (_, hint) in _CLAIMS.items():
-        text = said(capsys, "6.1", {**right, key: "more data"})
+    assert "'more data' is none of the names" in said(capsys, "6.1", {**right, "a": "more data"})
+    for key, (name, hint) in _CLAIMS.items():
+        other = "more seeds" if name != "more seeds" else "other question"
+        text = said(capsys, "6.1", {**right, key: other})
         assert f"1 of them. Think again about {key}: {hint}" in text
     text = cells()["exercise-1-text"].source
     assert all(f"*{name}*" in text for name in right.values())  # the reader can choose it
-
-
-def ruler(keep):
-    """The module of exercise 6.4 whose coordinates are kept in some way."""
-
-    class Ruler(nn.Module):
-        def __init__(self, side, d):
-            super().__init__()
-            line = torch.linspace(-1, 1, side)
-            y, x = torch.meshgrid(line, line, indexing="ij")
-            keep(self, torch.stack([x, y], -1).flatten(0, 1))
-            self.place = nn.Linear(2, d, bias=False)
-
-        def forward(self, cells):
-            return cells + self.place(self.xy)
-
-    return Ruler
 
 
 @pytest.mark.parametrize(
@@ -507,20 +495,13 @@ def ruler(keep):
         (lambda m, xy: m.register_buffer("xy", xy, persistent=False), "right."),
         (lambda m, xy: m.register_buffer("xy", xy), "saved with every checkpoint"),
         (lambda m, xy: setattr(m, "xy", nn.Parameter(xy)), "would be trained now"),
-        (lambda m, xy: setattr(m, "xy", xy), "In float64 it stops"),
-        (lambda m, xy: m.register_buffer("xy", xy.flip(1), persistent=False), "no longer computes"),
+        (lambda m, xy: setattr(m, "xy", xy), "stays behind"),
+        (lambda m, xy: m.register_buffer("xy", xy.flip(1), persistent=False), "other numbers"),
+        (lambda m, xy: None, "no answer yet"),
     ],
 )
-def test_the_ruler_is_moved(keep, part, capsys):
-    assert part in said(capsys, "6.4", ruler(keep))
-
-
-def test_a_ruler_that_casts_but_stays_at_home(capsys):
-    class Casts(ruler(lambda m, xy: setattr(m, "xy", xy))):
-        def forward(self, cells):
-            return cells + self.place(self.xy.to(cells.dtype))
-
-    assert "stays behind" in said(capsys, "6.4", Casts)
+def test_what_a_module_keeps(keep, part, capsys):
+    assert part in said(capsys, "6.D", keep)
 
 
 @pytest.mark.parametrize(("mistake", "sentence"), TOKENS.wrong)

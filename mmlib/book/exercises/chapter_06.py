@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmlib.book.exercises import Exercise
-from mmlib.book.exercises.chapter_06_turns import FUSE, INDEPENDENT, TOKENS
+from mmlib.book.exercises.chapter_06_turns import FUSE, INDEPENDENT, KEEP, TOKENS
 from mmlib.encoders import Encoder, GridEncoder
 from mmlib.models import MultimodalBert, preset
 
@@ -40,6 +40,9 @@ def _judge_letters(answer: Any, right: dict[str, tuple[str, str]]) -> str:
     """A dictionary letter -> name, and for the first wrong one its hint."""
     if not isinstance(answer, dict) or set(answer) != set(right):
         return f"not yet. A dictionary with the keys {', '.join(right)} is asked for."
+    names = _NAMES if right is _SYMPTOMS else {name for name, _ in right.values()}
+    if unknown := [key for key in right if answer[key] not in names]:
+        return f"not yet. {answer[unknown[0]]!r} is none of the names to choose from."
     wrong = [key for key, (name, _) in right.items() if answer[key] != name]
     if not wrong:
         return ""
@@ -50,6 +53,10 @@ def _judge_letters(answer: Any, right: dict[str, tuple[str, str]]) -> str:
 _claims = Exercise(look="", judge=_judge_claims)
 
 # 6.2: each symptom to the check that finds its cause
+_NAMES = set(
+    "apart words padding missing formula places own start device frozen dropout labels finite"
+    " answers weights".split()
+)
 _SYMPTOMS = {
     "a": ("padding", "sorting by length changes only with whom a text is padded."),
     "b": ("words", "what does it mean that no prediction depends on the question?"),
@@ -144,44 +151,13 @@ _least_sigma = Exercise(
 )
 
 
-# 6.4: a module with a constant of its own, which must follow the module
-def _judge_ruler(answer: Any) -> str:
-    """Build the reader's class, and run it at home, in float64 and on the meta device."""
-    module = answer(3, 4)
-    cells = torch.randn(2, 9, 4, generator=torch.Generator().manual_seed(6))
-    line = torch.linspace(-1, 1, 3)
-    y, x = torch.meshgrid(line, line, indexing="ij")
-    xy = torch.stack([x, y], -1).flatten(0, 1)
-    if not torch.allclose(module(cells), cells + module.place(xy), atol=1e-6):
-        return "not yet. It no longer computes the cells plus the map of their coordinates."
-    trained = [name for name, _ in module.named_parameters() if not name.startswith("place")]
-    if trained:
-        return f"not yet. {trained[0]} would be trained now: it is a constant, not a parameter."
-    if len(module.state_dict()) > 1:
-        return (
-            "not yet, but nearly. The coordinates would be saved with every checkpoint, and a"
-            " checkpoint of the old class would be refused: register_buffer has an argument for it."
-        )
-    try:
-        module.double()(cells.double())
-    except RuntimeError:
-        return "not yet. In float64 it stops: what moves a constant with its module?"
-    try:
-        module.to("meta")(torch.empty(2, 9, 4, dtype=torch.float64, device="meta"))
-    except RuntimeError:
-        return "not yet. It stays behind when the module is moved to another device."
-    return ""
-
-
-_ruler = Exercise(look="", judge=_judge_ruler)
-
 EXERCISES: dict[str, Exercise] = {
     "6.A": INDEPENDENT,
     "6.B": TOKENS,
     "6.C": FUSE,
+    "6.D": KEEP,
     "6.1": _claims,
     "6.2": _symptoms,
     "6.3": _absorb,
-    "6.4": _ruler,
-    "6.5": _least_sigma,
+    "6.4": _least_sigma,
 }

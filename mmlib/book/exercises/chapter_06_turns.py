@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any, cast
 
 import torch
@@ -225,3 +226,44 @@ def _alike(a: Tensor | None, b: Tensor | None) -> bool:
 
 
 FUSE = Exercise(look="", judge=_judge_fuse, wrong=_FUSE_MISTAKES)
+
+
+# 6.D: a constant of a module, which must follow it
+class _Ruler(nn.Module):
+    def __init__(self, keep: Callable[[nn.Module, Tensor], None], xy: Tensor):
+        super().__init__()
+        keep(self, xy)
+        self.place = nn.Linear(2, 4, bias=False)
+
+    def forward(self, cells: Tensor) -> Tensor:
+        return cells + self.place(cast(Tensor, self.xy))
+
+
+def _judge_keep(answer: Any) -> str:
+    """Build a module with the reader's function, and take it to float64 and to the meta device."""
+    xy = torch.tensor([[0.0, 1.0], [1.0, -1.0], [0.5, 0.0]])
+    cells = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(6))
+    ruler = _Ruler(answer, xy.clone())
+    if not isinstance(getattr(ruler, "xy", None), Tensor):
+        return "no answer yet: the module has no xy that is a tensor."
+    if not torch.equal(cast(Tensor, ruler.xy), xy):
+        return "not yet. module.xy holds other numbers than it was given."
+    if isinstance(ruler.xy, nn.Parameter):
+        return "not yet. It would be trained now: it is a constant, not a parameter."
+    try:
+        deepcopy(ruler).double()(cells.double())
+        deepcopy(ruler).to("meta")(cells.to("meta"))
+    except RuntimeError:
+        return (
+            "not yet. It stays behind when the module moves. Which method of a module takes a"
+            " tensor that moves with it?"
+        )
+    if len(ruler.state_dict()) > 1:
+        return (
+            "not yet, but nearly. It would be saved with every checkpoint, and an old checkpoint"
+            " would be refused: the method has an argument for that."
+        )
+    return ""
+
+
+KEEP = Exercise(look="", judge=_judge_keep, in_place=True)
