@@ -117,14 +117,14 @@ def test_7_2_adamw():
 # --- operations -----------------------------------------------------------------------------------
 
 
-def test_7_3_linear():
+def test_7_10_linear():
     """Every multiply-add of a product, one by one; and PyTorch's count."""
     N, a, b = 5, 3, 4
     done = sum(2 for _ in product(range(N), range(b), range(a)))
     assert done == 2 * N * a * b == counted(lambda: normal(0, N, a) @ normal(1, a, b))
 
 
-def test_7_4_convolution():
+def test_7_11_convolution():
     """Each place of each output channel sums over the patch; every layer of both networks."""
     for net, size in ((resnet_for_small_pictures(), 64), (resnet50_grid(), 64)):
         found = convolutions(net, size)
@@ -145,7 +145,7 @@ def test_counting_leaves_the_network_as_it_was():
     assert not any(m._forward_hooks for m in net.modules())
 
 
-def test_7_5_attention():
+def test_7_12_attention():
     """Scores and mixture over all heads: 4 n L d, whatever the number of heads."""
     n, L, d = 3, 7, 8
     for H in (1, 2, 4):
@@ -154,7 +154,7 @@ def test_7_5_attention():
 
 
 @pytest.mark.parametrize("n, P", [(L_t, 1), (L_t, 4), (1, 2), (5, 4)])
-def test_7_6_layer(n, P):
+def test_7_13_layer(n, P):
     """One block of the model, counted; the picture's keys once a picture."""
     d, L_i, B = 16, 9, 4
     block = TransformerBlock(MergedAttention(d, ("text", "image"), 2), d)
@@ -168,7 +168,7 @@ def test_7_6_layer(n, P):
 
 
 @pytest.mark.parametrize("name, B, P", [("tiny", 16, 2), ("small", 8, 1), ("base", 1, 1)])
-def test_7_7_step(name, B, P):
+def test_7_14_step(name, B, P):
     """Forward, and forward with backward, to the last operation."""
     model = shared(name)
     given = inputs(model, B, P)
@@ -194,7 +194,7 @@ def test_costs_are_those_of_merged_attention():
 # --- bytes ----------------------------------------------------------------------------------------
 
 
-def test_7_8_bytes():
+def test_7_4_bytes():
     """Sixteen a parameter: weights, gradients and AdamW's state, weighed after a step."""
     model = built("tiny")
     optimizer = torch.optim.AdamW(model.parameters())
@@ -211,7 +211,7 @@ def test_7_8_bytes():
 
 
 @pytest.mark.parametrize("n, P", [(L_t, 2), (1, 2), (L_t, 1)])
-def test_7_9_kept_by_a_layer(n, P):
+def test_7_15_kept_by_a_layer(n, P):
     """What autograd keeps; beside the formula the cells, which other layers read too."""
     d, L_i, B, H = 64, 9, 4, 2
     block = TransformerBlock(MergedAttention(d, ("text", "image"), H), d)
@@ -227,7 +227,7 @@ def test_7_9_kept_by_a_layer(n, P):
 
 
 @pytest.mark.parametrize("net, size", [(resnet_for_small_pictures, 64), (resnet50_grid, 64)])
-def test_7_10_kept_of_a_picture(net, size):
+def test_7_16_kept_of_a_picture(net, size):
     """The picture, norms' inputs, ReLUs' outputs, the pooling's output and its 64-bit places."""
     network, P = net().train(), 2
     picture = normal(0, P, 3, size, size, dtype=torch.float32)
@@ -256,7 +256,7 @@ def test_the_models_activations_are_within_two_percent_of_the_formula(name, B, P
 # --- the first loss, and the curves ---------------------------------------------------------------
 
 
-def test_7_11_first_loss():
+def test_the_first_loss_is_ln_C():
     """Equal logits give ln C; an untrained model is near it in each part of the loss."""
     for C in (2, 31, 64):
         assert F.cross_entropy(torch.zeros(5, C), torch.arange(5) % C).item() == pytest.approx(
@@ -271,7 +271,7 @@ def test_7_11_first_loss():
         assert (total / count / weight).item() == pytest.approx(math.log(C), abs=0.5), name
 
 
-def test_7_12_half_learned():
+def test_7_21_half_learned():
     """By brute force over random curves, and at its landmarks."""
     curve = [{"step": s, "a": x} for s, x in ((100, 0.25), (200, 0.625), (300, 0.6), (400, 0.95))]
     assert learned_at(curve, "a", 0.25) == 200
@@ -347,7 +347,7 @@ def stepped(task: Toy, accumulate: int, bound: float = 1e9) -> torch.Tensor:
     return before - torch.cat([p.detach().flatten() for p in task.parameters()])
 
 
-def test_7_13_pieces():
+def test_7_8_pieces():
     """The label-weighted mean of the pieces' gradients is the batch's, and take_step's."""
     W, x = normal(0, 6, 3), normal(1, 63, 6)
     y = torch.arange(63) % 3
@@ -375,7 +375,7 @@ def test_the_pencil_example_of_the_pieces():
 
 
 @pytest.mark.parametrize("n_1, n_2", [(32, 32), (12, 51), (3, 60), (1, 2)])
-def test_7_14_error(n_1, n_2):
+def test_7_17_error(n_1, n_2):
     """Independent labels' gradients of one variance, 20,000 draws."""
     g = normal(n_1, 20_000, n_1 + n_2)
     whole = g.mean(1)
@@ -385,7 +385,7 @@ def test_7_14_error(n_1, n_2):
     assert measured == pytest.approx(formula, rel=0.03, abs=1e-9)
 
 
-def test_7_15_clipping():
+def test_7_9_clipping():
     """The length is c, the direction stays; done by take_step after the last piece."""
     free, clipped = stepped(Toy(), 4), stepped(Toy(), 4, bound=0.01)
     assert free.norm() > 0.02 and clipped.norm().item() == pytest.approx(0.01, rel=1e-3)
@@ -400,7 +400,7 @@ def test_7_15_clipping():
 # --- what moves -----------------------------------------------------------------------------------
 
 
-def test_7_16_batchnorm():
+def test_7_7_batchnorm():
     """After n passes over one batch a share 0.9^n of the old is left; a frozen encoder's stay."""
     layer, x = nn.BatchNorm2d(3).train(), normal(0, 8, 3, 5, 5, dtype=torch.float32) + 2
     mu = layer.running_mean.clone()
@@ -418,7 +418,7 @@ def test_7_16_batchnorm():
 # --- the rate -------------------------------------------------------------------------------------
 
 
-def test_7_17_schedule():
+def test_7_5_schedule():
     """Step by step from the formula's own words, for several recipes; one at the warm-up's end."""
     for S, w, f in ((2400, 200, 0.03), (12, 3, 0.0), (100, 0, 0.5), (5, 5, 0.1)):
         config = TrainingConfig(steps=S, warmup_steps=w, lr_floor=f)
@@ -431,7 +431,7 @@ def test_7_17_schedule():
         assert S == w or config.schedule(S) == pytest.approx(f)
 
 
-def test_7_18_first_step():
+def test_7_6_first_step():
     """Every coordinate moves by the rate, against the sign of its gradient."""
     theta = normal(1, 500).requires_grad_()
     g = normal(2, 500) * torch.logspace(-4, 4, 500, dtype=torch.float64)
@@ -440,7 +440,7 @@ def test_7_18_first_step():
     assert torch.allclose(theta.detach() - before, -1e-3 * g.sign(), rtol=1e-2, atol=0)
 
 
-def test_7_19_noise():
+def test_7_18_noise():
     """The sum of the squared coefficients, term by term; and of ten thousand noisy coordinates."""
     terms = sum((0.1 * 0.9**k) ** 2 for k in range(2000))
     assert terms == pytest.approx(0.1 / 1.9)
@@ -453,7 +453,7 @@ def test_7_19_noise():
 # --- bits -----------------------------------------------------------------------------------------
 
 
-def test_7_20_bf16():
+def test_7_19_bf16():
     """For every bf16 number from 2^e to 2^(e+1): lost below half the gap, and not above it.
 
     Downwards too, but at 2^e itself, where half of that is lost.
@@ -483,7 +483,7 @@ def test_the_exercise_on_a_lost_update_asks_for_a_bound():
 # --- a step as a function -------------------------------------------------------------------------
 
 
-def test_7_21_steps():
+def test_7_20_steps():
     """Ten steps are four steps, saved, and six: every input of a step is one of the formula's."""
 
     def run(first: int, last: int, state=None):
@@ -509,7 +509,7 @@ def test_7_21_steps():
     assert all(torch.equal(x, resumed_[name]) for name, x in whole.items())
 
 
-def test_7_21_running_statistics_are_state():
+def test_7_20_running_statistics_are_state():
     """A BatchNorm that forgot its statistics trains as before, and answers otherwise."""
     uncut, forgetful = (nn.BatchNorm1d(3) for _ in range(2))
     for s in range(10):
