@@ -104,7 +104,8 @@ def half_frozen() -> MultimodalBert:
     """A `tiny` model of which the picture's first stages are frozen."""
     torch.manual_seed(7)
     model = MultimodalBert.from_config(preset("tiny", 5, 20))
-    model.encoders["image"].freeze(*FROZEN)
+    image: Any = model.encoders["image"]
+    image.freeze(*FROZEN)
     return model
 
 
