@@ -12,8 +12,8 @@ from mmlib.book.exercises import Exercise
 from mmlib.book.exercises.chapter_07_judged import DIAGNOSED, GROUPS, RESUMED
 from mmlib.book.exercises.chapter_07_turns import ADAMW, SCHEDULE, STEP
 
-# 7.2: plain descent on two weights whose loss curves by 9 and by 1; the best rate is 2/(9 + 1)
-_STEEP, _FLAT = 9.0, 1.0
+# 7.2: plain descent on two weights whose loss curves by 16 and by 4; best is 2/(16 + 4)
+_STEEP, _FLAT = 16.0, 4.0
 
 
 def _slowest(eta: float) -> float:
@@ -27,17 +27,17 @@ _best_rate = Exercise(
         (2 / (_STEEP + _FLAT), "That is the rate. What does a step at it leave of the distance?"),
         (
             _slowest(1 / _STEEP),
-            "At the rate 1/9 the steep weight arrives in one step, and the flat one is slow. A"
+            "At the rate 1/16 the steep weight arrives in one step, and the flat one is slow. A"
             " larger rate serves both.",
         ),
         (
             _slowest(2 / _STEEP),
-            "At the rate 2/9 the steep weight jumps from side to side for ever.",
+            "At the rate 2/16 the steep weight jumps from side to side for ever.",
         ),
-        (_slowest(1 / _FLAT), "At the rate 1 the steep weight runs away."),
+        (_slowest(1 / _FLAT), "At the rate 1/4 the steep weight runs away."),
         (
             _FLAT / _STEEP,
-            "That is the ratio of the curvatures. Set 1 - η against 9η - 1.",
+            "That is the ratio of the curvatures. Set 1 - 4η against 16η - 1.",
         ),
         (
             1 - _slowest(2 / (_STEEP + _FLAT)),
@@ -52,7 +52,7 @@ _best_rate = Exercise(
             "The size was asked for, without the sign: a weight that changes sides is as far off.",
         ),
     ),
-    look="A step multiplies the distances by 1 - 9η and 1 - η. When are they of one size?",
+    look="A step multiplies the distances by 1 - 16η and 1 - 4η. When are they of one size?",
 )
 
 
