@@ -15,6 +15,7 @@ from strategies import error_line, normal
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 from toy import CONFIG, Points, Toy
 
@@ -32,7 +33,16 @@ from mmlib.book.costs import (
     step_flops,
 )
 from mmlib.book.exercises.chapter_07 import EXERCISES
-from mmlib.book.exercises.chapter_07_judged import resumed
+from mmlib.book.exercises.chapter_07_judged import (
+    FLOOR,
+    FROZEN,
+    GROUPS,
+    curves,
+    half_frozen,
+    resumed,
+    wanted,
+)
+from mmlib.book.exercises.chapter_07_turns import STEP, STEP_MISTAKES, training_step
 from mmlib.data.scenes import ANSWERS, COLORS, KINDS, SHAPES, WORDS, sample_questions
 from mmlib.encoders import GridEncoder, resnet50_grid, resnet_for_small_pictures
 from mmlib.errors import UserError
@@ -45,8 +55,10 @@ from mmlib.tasks.scenes import SceneTask
 from mmlib.tokens import Tokens
 from mmlib.training.config import TrainingConfig
 from mmlib.training.fit import take_step
+from mmlib.training.optimizers import build_optimizers, scale_rates
 from mmlib.training.seeds import derive_seed
 from mmlib.training.task import split
+from tools.record import load
 
 L_t = 12
 RESULTS = Path(__file__).parents[1] / "book" / "results"
@@ -117,14 +129,62 @@ def test_7_2_adamw():
 # --- operations -----------------------------------------------------------------------------------
 
 
-def test_7_3_linear():
+def test_7_10_linear():
     """Every multiply-add of a product, one by one; and PyTorch's count."""
     N, a, b = 5, 3, 4
     done = sum(2 for _ in product(range(N), range(b), range(a)))
     assert done == 2 * N * a * b == counted(lambda: normal(0, N, a) @ normal(1, a, b))
 
 
-def test_7_4_convolution():
+def test_7_3_rule():
+    """Of linear layers that see each token once: six a weight and token, to the last operation."""
+    T, widths = 7, (5, 8, 8, 3)
+    net = nn.Sequential(*(nn.Linear(a, b, bias=False) for a, b in zip(widths, widths[1:])))  # noqa: B905
+    N = sum(p.numel() for p in net.parameters())
+    x = torch.ones(T, 5, requires_grad=True)
+    assert counted(lambda: net(x).sum().backward()) == 6 * N * T
+    # the input of a model asks for no gradient: the first layer makes one product less
+    first = counted(lambda: net(x.detach()).sum().backward())
+    assert first == 6 * N * T - 2 * T * 5 * 8
+
+
+def test_checkpointing_keeps_the_inputs_of_the_blocks_and_gives_the_same_gradient():
+    """And runs the block once more, up to the last number that the backward pass needs."""
+    torch.manual_seed(0)
+    blocks = nn.ModuleList(
+        nn.Sequential(nn.Linear(4, 16), nn.GELU(), nn.Linear(16, 4)) for _ in range(3)
+    )
+    x = torch.ones(10, 4)
+
+    def run(keep):
+        y = x
+        for block in blocks:
+            y = block(y) if keep else checkpoint(block, y, use_reentrant=False)
+        return y.square().mean()
+
+    found = []
+    for keep in (True, False):
+        kept = saved_bytes(lambda keep=keep: run(keep), blocks)
+        blocks.zero_grad()
+        operations = counted(lambda keep=keep: run(keep).backward())
+        found.append((kept, operations, [p.grad.clone() for p in blocks.parameters()]))
+    (all_kept, once, gradient), (inputs_kept, again, same) = found
+    assert inputs_kept == 4 * 10 * 4 * 4, "three inputs, and what the mean squares"
+    assert all_kept == inputs_kept + 3 * 4 * 10 * (16 + 16)
+    assert again == once + 3 * 2 * 10 * 4 * 16, "the first product of each block, and no more"
+    assert all(torch.equal(a, b) for a, b in zip(gradient, same, strict=True))
+
+
+def test_base_is_smaller_here_than_in_chapter_06_by_the_rows_of_the_vocabulary():
+    here = sum(p.numel() for p in shared("base").parameters())
+    with torch.device("meta"):
+        usual = MultimodalBert.from_config(preset("base", len(ANSWERS), 30522))
+    there = sum(p.numel() for p in usual.parameters())
+    assert there - here == 768 * (30522 - len(WORDS))
+    assert there / 1e6 == pytest.approx(142.9, abs=0.05)
+
+
+def test_7_11_convolution():
     """Each place of each output channel sums over the patch; every layer of both networks."""
     for net, size in ((resnet_for_small_pictures(), 64), (resnet50_grid(), 64)):
         found = convolutions(net, size)
@@ -145,7 +205,7 @@ def test_counting_leaves_the_network_as_it_was():
     assert not any(m._forward_hooks for m in net.modules())
 
 
-def test_7_5_attention():
+def test_7_12_attention():
     """Scores and mixture over all heads: 4 n L d, whatever the number of heads."""
     n, L, d = 3, 7, 8
     for H in (1, 2, 4):
@@ -154,7 +214,7 @@ def test_7_5_attention():
 
 
 @pytest.mark.parametrize("n, P", [(L_t, 1), (L_t, 4), (1, 2), (5, 4)])
-def test_7_6_layer(n, P):
+def test_7_13_layer(n, P):
     """One block of the model, counted; the picture's keys once a picture."""
     d, L_i, B = 16, 9, 4
     block = TransformerBlock(MergedAttention(d, ("text", "image"), 2), d)
@@ -168,7 +228,7 @@ def test_7_6_layer(n, P):
 
 
 @pytest.mark.parametrize("name, B, P", [("tiny", 16, 2), ("small", 8, 1), ("base", 1, 1)])
-def test_7_7_step(name, B, P):
+def test_7_14_step(name, B, P):
     """Forward, and forward with backward, to the last operation."""
     model = shared(name)
     given = inputs(model, B, P)
@@ -194,7 +254,7 @@ def test_costs_are_those_of_merged_attention():
 # --- bytes ----------------------------------------------------------------------------------------
 
 
-def test_7_8_bytes():
+def test_7_4_bytes():
     """Sixteen a parameter: weights, gradients and AdamW's state, weighed after a step."""
     model = built("tiny")
     optimizer = torch.optim.AdamW(model.parameters())
@@ -211,7 +271,7 @@ def test_7_8_bytes():
 
 
 @pytest.mark.parametrize("n, P", [(L_t, 2), (1, 2), (L_t, 1)])
-def test_7_9_kept_by_a_layer(n, P):
+def test_7_15_kept_by_a_layer(n, P):
     """What autograd keeps; beside the formula the cells, which other layers read too."""
     d, L_i, B, H = 64, 9, 4, 2
     block = TransformerBlock(MergedAttention(d, ("text", "image"), H), d)
@@ -227,7 +287,7 @@ def test_7_9_kept_by_a_layer(n, P):
 
 
 @pytest.mark.parametrize("net, size", [(resnet_for_small_pictures, 64), (resnet50_grid, 64)])
-def test_7_10_kept_of_a_picture(net, size):
+def test_7_16_kept_of_a_picture(net, size):
     """The picture, norms' inputs, ReLUs' outputs, the pooling's output and its 64-bit places."""
     network, P = net().train(), 2
     picture = normal(0, P, 3, size, size, dtype=torch.float32)
@@ -256,7 +316,7 @@ def test_the_models_activations_are_within_two_percent_of_the_formula(name, B, P
 # --- the first loss, and the curves ---------------------------------------------------------------
 
 
-def test_7_11_first_loss():
+def test_the_first_loss_is_ln_C():
     """Equal logits give ln C; an untrained model is near it in each part of the loss."""
     for C in (2, 31, 64):
         assert F.cross_entropy(torch.zeros(5, C), torch.arange(5) % C).item() == pytest.approx(
@@ -271,7 +331,7 @@ def test_7_11_first_loss():
         assert (total / count / weight).item() == pytest.approx(math.log(C), abs=0.5), name
 
 
-def test_7_12_half_learned():
+def test_7_21_half_learned():
     """By brute force over random curves, and at its landmarks."""
     curve = [{"step": s, "a": x} for s, x in ((100, 0.25), (200, 0.625), (300, 0.6), (400, 0.95))]
     assert learned_at(curve, "a", 0.25) == 200
@@ -347,7 +407,7 @@ def stepped(task: Toy, accumulate: int, bound: float = 1e9) -> torch.Tensor:
     return before - torch.cat([p.detach().flatten() for p in task.parameters()])
 
 
-def test_7_13_pieces():
+def test_7_8_pieces():
     """The label-weighted mean of the pieces' gradients is the batch's, and take_step's."""
     W, x = normal(0, 6, 3), normal(1, 63, 6)
     y = torch.arange(63) % 3
@@ -375,7 +435,7 @@ def test_the_pencil_example_of_the_pieces():
 
 
 @pytest.mark.parametrize("n_1, n_2", [(32, 32), (12, 51), (3, 60), (1, 2)])
-def test_7_14_error(n_1, n_2):
+def test_7_17_error(n_1, n_2):
     """Independent labels' gradients of one variance, 20,000 draws."""
     g = normal(n_1, 20_000, n_1 + n_2)
     whole = g.mean(1)
@@ -385,7 +445,7 @@ def test_7_14_error(n_1, n_2):
     assert measured == pytest.approx(formula, rel=0.03, abs=1e-9)
 
 
-def test_7_15_clipping():
+def test_7_9_clipping():
     """The length is c, the direction stays; done by take_step after the last piece."""
     free, clipped = stepped(Toy(), 4), stepped(Toy(), 4, bound=0.01)
     assert free.norm() > 0.02 and clipped.norm().item() == pytest.approx(0.01, rel=1e-3)
@@ -400,7 +460,7 @@ def test_7_15_clipping():
 # --- what moves -----------------------------------------------------------------------------------
 
 
-def test_7_16_batchnorm():
+def test_7_7_batchnorm():
     """After n passes over one batch a share 0.9^n of the old is left; a frozen encoder's stay."""
     layer, x = nn.BatchNorm2d(3).train(), normal(0, 8, 3, 5, 5, dtype=torch.float32) + 2
     mu = layer.running_mean.clone()
@@ -415,23 +475,47 @@ def test_7_16_batchnorm():
     assert all(torch.equal(t, before[n]) for n, t in frozen.backbone.state_dict().items())
 
 
+def test_freezing_ends_the_backward_pass_only_from_the_input_upwards():
+    """A frozen last stage still passes the gradient on, and keeps what it keeps."""
+    found = {}
+    for stages in ((), ("layer2",), ("conv1", "bn1", "layer1")):
+        model = built("tiny")
+        if stages:
+            model.encoders["image"].freeze(*stages)
+        given = inputs(model, 1, 1)
+        operations = counted(lambda m=model, x=given: m(*x).sum().backward())
+        found[stages] = operations, saved_bytes(lambda m=model, x=given: m(*x), model)
+    nothing, last, before = found.values()
+    assert before[0] < last[0] < nothing[0]
+    assert before[1] < 0.8 * nothing[1] and last[1] > 0.98 * nothing[1]
+
+
 # --- the rate -------------------------------------------------------------------------------------
 
 
-def test_7_17_schedule():
+def test_7_6_schedule():
     """Step by step from the formula's own words, for several recipes; one at the warm-up's end."""
-    for S, w, f in ((2400, 200, 0.03), (12, 3, 0.0), (100, 0, 0.5), (5, 5, 0.1)):
-        config = TrainingConfig(steps=S, warmup_steps=w, lr_floor=f)
+    for S, w, k, f in (
+        (2400, 200, 0, 0.03), (12, 3, 4, 0.0), (100, 0, 50, 0.5), (5, 5, 0, 0.1), (9, 2, 7, 0.2),
+    ):  # fmt: skip
+        config = TrainingConfig(steps=S, warmup_steps=w, hold_steps=k, lr_floor=f)
         for s in range(S):
-            cosine = (1 + math.cos(math.pi * (s - w) / (S - w))) / 2 if s >= w else math.nan
-            expected = (s + 1) / w if s < w else f + (1 - f) * cosine
+            if s < w:
+                expected = (s + 1) / w
+            elif s < w + k:
+                expected = 1.0
+            else:
+                expected = f + (1 - f) * (1 + math.cos(math.pi * (s - w - k) / (S - w - k))) / 2
             assert config.schedule(s) == pytest.approx(expected)
         assert w == 0 or config.schedule(w - 1) == 1
         assert S == w or config.schedule(w) == 1
-        assert S == w or config.schedule(S) == pytest.approx(f)
+        assert S == w + k or config.schedule(S) == pytest.approx(f)
+    with pytest.raises(UserError) as error:
+        TrainingConfig(hold_steps=-1)
+    error_line(error, "hold_steps")
 
 
-def test_7_18_first_step():
+def test_7_5_first_step():
     """Every coordinate moves by the rate, against the sign of its gradient."""
     theta = normal(1, 500).requires_grad_()
     g = normal(2, 500) * torch.logspace(-4, 4, 500, dtype=torch.float64)
@@ -440,7 +524,7 @@ def test_7_18_first_step():
     assert torch.allclose(theta.detach() - before, -1e-3 * g.sign(), rtol=1e-2, atol=0)
 
 
-def test_7_19_noise():
+def test_7_18_noise():
     """The sum of the squared coefficients, term by term; and of ten thousand noisy coordinates."""
     terms = sum((0.1 * 0.9**k) ** 2 for k in range(2000))
     assert terms == pytest.approx(0.1 / 1.9)
@@ -453,7 +537,7 @@ def test_7_19_noise():
 # --- bits -----------------------------------------------------------------------------------------
 
 
-def test_7_20_bf16():
+def test_7_19_bf16():
     """For every bf16 number from 2^e to 2^(e+1): lost below half the gap, and not above it.
 
     Downwards too, but at 2^e itself, where half of that is lost.
@@ -472,18 +556,10 @@ def test_7_20_bf16():
         assert (theta[0].double() - 0.501 * half).bfloat16() != theta[0]
 
 
-def test_the_exercise_on_a_lost_update_asks_for_a_bound():
-    """At 100 what is below 0.25 is lost; 0.25 itself is half-way and goes to the even neighbor."""
-    weight, bound = torch.tensor(100.0, dtype=torch.bfloat16), EXERCISES["7.5"].right
-    for update in (0.5 * bound, 0.999 * bound, bound):
-        assert (weight.double() + update).bfloat16() == weight
-    assert (weight.double() + 1.001 * bound).bfloat16() != weight
-
-
 # --- a step as a function -------------------------------------------------------------------------
 
 
-def test_7_21_steps():
+def test_7_20_steps():
     """Ten steps are four steps, saved, and six: every input of a step is one of the formula's."""
 
     def run(first: int, last: int, state=None):
@@ -509,7 +585,7 @@ def test_7_21_steps():
     assert all(torch.equal(x, resumed_[name]) for name, x in whole.items())
 
 
-def test_7_21_running_statistics_are_state():
+def test_7_20_running_statistics_are_state():
     """A BatchNorm that forgot its statistics trains as before, and answers otherwise."""
     uncut, forgetful = (nn.BatchNorm1d(3) for _ in range(2))
     for s in range(10):
@@ -523,28 +599,161 @@ def test_7_21_running_statistics_are_state():
 # --- exercises ------------------------------------------------------------------------------------
 
 
-def test_the_layer_of_exercise_7_1():
-    """By multiply-adds: twelve words, sixty-four cells, width 128, an eighth of the picture."""
-    words, cells, d = 12, 64, 128
-    multiply_adds = sum(
-        [
-            words * d * d * 4,  # W_q, W_k, W_v, W_o of the words
-            cells * d * d * 2 / 8,
-            words * (words + cells) * d * 2,
-            words * d * 4 * d * 2,
-        ]
-    )
-    assert EXERCISES["7.1"].right == pytest.approx(2 * multiply_adds / 1e6)
+def test_the_curves_of_exercise_7_1_show_what_they_are_said_to():
+    """Each fault has a sign of its own, with room to spare."""
+    found = {run: tuple(torch.tensor(c) for c in curves(run)) for run in "ABCDEF"}
+    leak, zero, frozen, healthy, overfits, rate = found.values()
+    assert max(x[20:].max() for x in leak) < 0.5 * FLOOR
+    assert frozen[1].std() == 0 and abs(frozen[0].mean() - math.log(3)) < 0.3
+    assert FLOOR < healthy[1][60:].min() and healthy[1][60:].max() < math.log(3)
+    assert overfits[0][-1] < 0.1 * FLOOR and overfits[1][-1] > 2 * overfits[1].min()
+    assert rate[1][2:].min() > 3 * math.log(3)
+    assert zero[1].min() < 0.95 and zero[1].argmin() < 100 and zero[1].max() > 1.3
+    assert zero[1][60:].std() > 3 * healthy[1][60:].std()
 
 
-def test_the_parameters_of_exercise_7_2_are_those_of_base():
-    model = shared("base")
-    assert Sizes.of(model).N / 1e6 == pytest.approx(119.5, abs=0.05)
-    bert = sum(p.numel() for p in model.encoders["text"].backbone.parameters())
-    assert bert / 1e6 == pytest.approx(85.5, abs=0.05)
+RUNS = {"A": "leak", "B": "zero_grad", "C": "frozen", "D": "healthy", "E": "overfits", "F": "rate"}
 
 
-def test_the_resumed_runs_of_exercise_7_6_differ_as_they_are_said_to():
+def test_the_judge_of_exercise_7_1_names_the_run():
+    judge = EXERCISES["7.1"].judge
+    assert judge(RUNS) == ""
+    for run in RUNS:
+        wrong = "frozen" if RUNS[run] != "frozen" else "rate"
+        assert f"run {run} again" in judge({**RUNS, run: wrong})
+    assert "keys A, B" in judge({"A": "leak"})
+    assert "'tired' is not one of" in judge({**RUNS, "B": "tired"})
+
+
+def test_the_best_rate_of_exercise_7_2():
+    """By search: at no rate does the slower of the two weights shrink faster."""
+    rates = [n / 10_000 for n in range(1, 1500)]
+    best = min(max(abs(1 - 16 * eta), abs(1 - 4 * eta)) for eta in rates)
+    assert EXERCISES["7.2"].right == pytest.approx(best, abs=1e-9)
+
+
+def _grouped(change=None, drop=None, twice=None, also=None):
+    """The groups of exercise 7.3, one a parameter; change gives other (rate, decay) for a name."""
+
+    def groups(model):
+        pairs = wanted(model)
+        found = []
+        for name, p in model.named_parameters():
+            lr, decay = pairs.get(name, (1e-4, 0.0))
+            if (name in pairs and name != drop) or (also and name.endswith(also)):
+                lr, decay = change(name, p, lr, decay) if change else (lr, decay)
+                found.append({"params": [p], "lr": lr, "weight_decay": decay})
+            if name == twice:
+                found.append(found[-1])
+        return found
+
+    return groups
+
+
+@pytest.mark.parametrize(
+    "groups, part",
+    [
+        (_grouped(), ""),
+        (_grouped(change=lambda n, p, lr, d: (1e-3, d)), "Everything has the same rate"),
+        (
+            _grouped(change=lambda n, p, lr, d: (1e-4 if n.startswith("enc") else 1e-3, d)),
+            "only the backbone was",
+        ),
+        (
+            _grouped(change=lambda n, p, lr, d: (1e-4 if lr == 1e-3 else 1e-3, d)),
+            "should have another",
+        ),
+        (_grouped(change=lambda n, p, lr, d: (lr, 0.0)), "Nothing decays"),
+        (_grouped(change=lambda n, p, lr, d: (lr, 0.01)), "has one axis and should not decay"),
+        (
+            _grouped(change=lambda n, p, lr, d: (lr, 0.0 if "backbone" in n else d)),
+            "should decay",
+        ),
+        (_grouped(drop="head.1.weight"), "head.1.weight learns and is in no group"),
+        (_grouped(twice="head.1.weight"), "head.1.weight is in two groups"),
+        (_grouped(also="backbone.conv1.weight"), "is frozen and in a group"),
+    ],
+)
+def test_the_judge_of_exercise_7_3(groups, part):
+    said = GROUPS.judge(groups)
+    assert (part in said) if part else said == ""
+
+
+def test_the_groups_of_exercise_7_3_are_those_of_the_package():
+    """`scale_rates` and `build_optimizers` give every weight the same rate and decay."""
+    model = half_frozen()
+    names = {id(p): name for name, p in model.named_parameters()}
+    for encoder in model.encoders.values():
+        scale_rates(encoder.backbone, 0.1)
+    (optimizer,) = build_optimizers(model, TrainingConfig(lr=1e-3))
+    found = {
+        names[id(p)]: (pytest.approx(group["lr"]), group["weight_decay"])
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
+    assert found == wanted(model) and not any(f"backbone.{FROZEN[0]}." in name for name in found)
+
+
+def test_your_turn_7_A_takes_the_steps_of_torch():
+    theta = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.AdamW([theta], 0.5, (0.9, 0.98), weight_decay=0.01)
+    by_hand, m, v = 3.0, 0.0, 0.0
+    for t in range(1, 8):
+        theta.grad = torch.tensor(math.sin(t), dtype=torch.float64)
+        optimizer.step()
+        by_hand, m, v = EXERCISES["7.A"].right(by_hand, math.sin(t), m, v, t, 0.5)
+        assert by_hand == pytest.approx(theta.item(), rel=1e-9)
+
+
+def test_your_turn_7_B_is_the_schedule_of_the_package():
+    for w, k, f in ((10, 40, 0.1), (0, 0, 0.0), (5, 95, 0.5)):
+        config = TrainingConfig(steps=100, warmup_steps=w, hold_steps=k, lr_floor=f)
+        for s in range(100):
+            assert EXERCISES["7.B"].right(s, 100, w, k, f) == pytest.approx(config.schedule(s))
+
+
+@pytest.mark.parametrize("n", range(len(STEP_MISTAKES)))
+def test_the_judge_of_your_turn_7_C_tells_each_mistake(n):
+    wrong, sentence = STEP_MISTAKES[n]
+    assert STEP.judge(lambda *a: training_step(*a, **wrong)) == f"not yet. {sentence}"
+
+
+def test_the_judge_of_your_turn_7_C_reads_the_loss_and_an_own_way():
+    def own(model, optimizer, pieces, bound):
+        """Sums first, divided afterwards."""
+        optimizer.zero_grad()
+        losses = [F.cross_entropy(model(x), y, reduction="sum") for x, y in pieces]
+        loss = sum(losses) / sum(len(y) for _, y in pieces)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), bound)
+        optimizer.step()
+        return loss.detach()
+
+    assert STEP.judge(own) == "" == STEP.judge(training_step)
+    for says in ("last", "sum"):
+        said = STEP.judge(lambda *a, says=says: training_step(*a, says=says))
+        assert "The weights are right" in said
+
+    def nonsense(model, optimizer, pieces, bound):
+        nn.init.zeros_(model.bias)
+        return 1.0
+
+    assert "In order" in STEP.judge(nonsense)
+
+
+def test_the_record_of_warm_up_begins_as_its_recipe_does():
+    """The first losses, recomputed; and the two runs of a pair begin alike."""
+    path = RESULTS / "warmup.json"
+    record, units = json.loads(path.read_text("utf8")), load("warmup")
+    again = units.losses(units.recipe(0.01, 0, 1, steps=2))
+    assert again[:1] == pytest.approx(record["curves"]["0.01"]["0"][1][:1], rel=1e-3)
+    for by in record["curves"].values():
+        for without, warmed in zip(by["0"], by["20"], strict=True):
+            assert without[0] == pytest.approx(warmed[0], rel=1e-3)
+            assert len(without) == len(warmed) == units.STEPS
+
+
+def test_the_resumed_runs_of_exercise_7_5_differ_as_they_are_said_to():
     runs = {run: {at["step"]: at for at in resumed(run)} for run in "ABCD"}
     for run in "ABD":
         assert all(runs[run][s] == runs["C"][s] for s in (0, 4, 5))
@@ -566,30 +775,17 @@ def test_the_resumed_runs_of_exercise_7_6_differ_as_they_are_said_to():
         ({"A": "seed", "B": "batches", "C": "nothing", "D": "rate"}, "'seed' is not one of"),
     ],
 )
-def test_the_judge_of_exercise_7_6(answer, part):
-    said = EXERCISES["7.6"].judge(answer)
+def test_the_judge_of_exercise_7_5(answer, part):
+    said = EXERCISES["7.5"].judge(answer)
     assert (part in said) if part else said == ""
 
 
-@pytest.mark.parametrize("S, w", [(100, 10), (2400, 200), (50, 1)])
-def test_the_schedule_of_exercise_7_4(S, w):
-    """By its three spells."""
-    for s in range(S):
-        if s < w:
-            expected = (s + 1) / w
-        elif s <= 0.8 * S:
-            expected = 1.0
-        else:
-            expected = 5 * (1 - s / S)
-        assert EXERCISES["7.4"].right(s, S, w) == pytest.approx(expected)
-
-
-def test_a_frozen_text_encoder_costs_what_exercise_7_7_says():
+def test_a_frozen_text_encoder_costs_what_exercise_7_4_says():
     model = built("tiny")
     model.encoders["text"].freeze()
     given = inputs(model, 8, 1)
     parts = forward_flops(model, 8, 1, L_t)
     projection = 2 * 8 * L_t * 32 * 32  # learns, and passes no gradient down
     first = 3 * sum(parts.values()) - step_flops(built("tiny"), 8, 1, L_t)
-    right = EXERCISES["7.7"].right(parts["text"], parts["image"], parts["fusion"] + parts["head"])
+    right = EXERCISES["7.4"].right(parts["text"], parts["image"], parts["fusion"] + parts["head"])
     assert counted(lambda: model(*given).sum().backward()) == right - first + projection

@@ -30,7 +30,7 @@ class Convolution(NamedTuple):
 
     @property
     def flops(self) -> int:
-        """Operations a picture, eq. (7.4)."""
+        """Operations a picture, eq. (7.11)."""
         return 2 * self.k**2 * self.c_in * self.c_out * self.area
 
 
@@ -67,7 +67,7 @@ def convolutions(backbone: nn.Module, size: int) -> list[Convolution]:
 
 
 def kept_maps(backbone: nn.Module, size: int) -> int:
-    """How many numbers a ResNet keeps of one picture [3, size, size], eq. (7.10).
+    """How many numbers a ResNet keeps of one picture [3, size, size], eq. (7.16).
 
     The picture, each convolution's output (its norm's input), each ReLU's output (the next layer's
     input), and of a pooling its output and where each maximum was, in 64 bits.
@@ -112,7 +112,7 @@ class Sizes(NamedTuple):
 
 
 def layer_flops(d: int, L_t: int, L_i: int, n: int, B: int, P: int) -> int:
-    """Operations of one fusion layer, eq. (7.6): n of L_t words ask L_t words and L_i cells.
+    """Operations of one fusion layer, eq. (7.13): n of L_t words ask L_t words and L_i cells.
 
     A picture's keys and values are computed once, P times in all, however many questions share it.
     """
@@ -148,7 +148,7 @@ def _place(model: MultimodalBert) -> int:
 
 
 def step_flops(model: MultimodalBert, B: int, P: int, L_t: int) -> int:
-    """Operations of forward and backward pass, eq. (7.7).
+    """Operations of forward and backward pass, eq. (7.14).
 
     The backward pass costs twice the forward one, but for what is computed from the input itself:
     the first convolution and the map of the coordinates pass no gradient on.
@@ -160,7 +160,7 @@ def step_flops(model: MultimodalBert, B: int, P: int, L_t: int) -> int:
 
 
 def kept_values(model: MultimodalBert, B: int, P: int, L_t: int) -> dict[str, int]:
-    """How many numbers the forward pass keeps for the backward pass, eqs. (7.9) and (7.10).
+    """How many numbers the forward pass keeps for the backward pass, eqs. (7.15) and (7.16).
 
     Counted are the inputs of linear layers, of norms, of GELU, and of attention q, k, v and the
     weights, which the plain products that serve P < B pictures keep. Not counted: masks and the
@@ -180,7 +180,7 @@ def kept_values(model: MultimodalBert, B: int, P: int, L_t: int) -> dict[str, in
 
 
 def kept_by_a_layer(d: int, H: int, L_t: int, L_i: int, n: int, B: int, P: int) -> int:
-    """Numbers that one fusion layer keeps, eq. (7.9), beside the cells that it reads.
+    """Numbers that one fusion layer keeps, eq. (7.15), beside the cells that it reads.
 
     n of L_t words, all or the first alone, ask L_t words and L_i cells of P < B pictures.
     """
@@ -190,7 +190,7 @@ def kept_by_a_layer(d: int, H: int, L_t: int, L_i: int, n: int, B: int, P: int) 
 def step_bytes(model: MultimodalBert, B: int, P: int, L_t: int) -> dict[str, int]:
     """Bytes of a training step in fp32 with AdamW: weights, gradients, moments, activations.
 
-    Sixteen a parameter, eq. (7.8), and four for each kept value.
+    Sixteen a parameter, eq. (7.4), and four for each kept value.
     Source: Rajbhandari et al. (2020), sec. 3.1.
     """
     N = Sizes.of(model).N

@@ -113,7 +113,7 @@ def learned_at(
     curve: Sequence[Mapping[str, float]], kind: str, guess: float, share: float = 0.5
 ) -> int:
     """The first step at which a kind of question has covered `share` of the way from its best guess
-    to all right, eq. (7.12).
+    to all right, eq. (7.21).
 
     curve is a list of {"step", kind: accuracy, …}, one an evaluation, in order.
     Raises UserError where it never gets there. Source: chapter 07.
