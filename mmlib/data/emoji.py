@@ -58,8 +58,8 @@ Groups and subgroups: emoji-datasource; names and keywords: emojibase-data. Thei
 """
 # What tells near-duplicates apart: who, which color, which way, what time.
 VARIANTS = frozenset(
-    "man men woman women person people boy girl child baby adult old older merman mermaid merperson "
-    "red orange yellow green blue purple pink brown black white grey medium "
+    "man men woman women person people boy girl child baby adult old older merman mermaid "
+    "merperson red orange yellow green blue purple pink brown black white grey medium "
     "left right up down leftwards rightwards upwards downwards facing "
     "one two three four five six seven eight nine ten eleven twelve thirty o clock".split()
 )
@@ -79,6 +79,7 @@ def write(out: Path) -> Path:
         check_member(path, found[path], digest)
     items = select(json.loads(found[ITEMS]))
     names = {_code(entry["hexcode"]): entry for entry in json.loads(found[NAMES])}
+    rows = [row(item, names) for item in items]
     for column, path in SHEETS.items():
         (out / "images" / column).mkdir(parents=True, exist_ok=True)
         with Image.open(io.BytesIO(found[path])) as picture:
@@ -91,7 +92,7 @@ def write(out: Path) -> Path:
     with open(path, "w", encoding="utf-8", newline="") as stream:
         table = csv.DictWriter(stream, COLUMNS)
         table.writeheader()
-        table.writerows(row(item, names) for item in items)
+        table.writerows(rows)
     return path
 
 
@@ -121,7 +122,7 @@ def row(item: Mapping[str, Any], names: Mapping[str, Mapping[str, Any]]) -> dict
 
 
 def family(subgroup: str, name: str) -> str:
-    """What near-duplicates have in common: the subgroup, and the name without `VARIANTS` and digits.
+    """What near-duplicates have in common: the subgroup, and the name less `VARIANTS` and digits.
 
     'woman running: facing right' gives 'person-activity running', and each clock face 'time'.
     """

@@ -97,4 +97,3 @@ def _variety(fruit: str) -> str:
 def _english(subject: str) -> str:
     """'Prunus persica , peaches' gives 'peaches'."""
     return subject.rpartition(",")[2].strip()
-

@@ -16,8 +16,6 @@ The data come from MMLIB_DATA or the public address, where the same files lie.
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,15 +23,18 @@ from typing import Any
 import torch
 
 from mmlib.data import emoji
+from mmlib.data.folds import split
 from mmlib.data.table import read_table
+from mmlib.evaluation.controls import shown_sets
 from mmlib.tasks.cross_validation import CrossValidation, train_table
 from mmlib.tasks.table_model import load_columns
 from mmlib.tasks.table_recipe import TableRecipe
-from mmlib.training.run_folder import read_log
+from tools import tables
 
-EVERY = 20
-# of the losses; one thread and two differ by 1.3e-6 (AVX2), other processors were not tried
-TOLERANCE = 1e-3
+# who is right alone: (picture, name)
+SIDES = {
+    "both": (True, True), "picture": (True, False), "name": (False, True), "neither": (False, False)
+}  # fmt: skip
 
 
 def recipe(data: Path, group_column: str | None = "subgroup") -> TableRecipe:
@@ -42,33 +43,73 @@ def recipe(data: Path, group_column: str | None = "subgroup") -> TableRecipe:
 
 
 def folds(folder: Path, group_column: str | None) -> dict[str, Any]:
-    """The whole run: five folds, all models and controls; resumes from its own caches.
-
-    Each unit extracts the features anew, which takes less than its training.
-    """
+    """The whole run: five folds, all models and controls; resumes from its own caches."""
     emoji.write(folder / "data")
-    report = train_table(recipe(folder / "data", group_column), folder / "run")
+    asked = recipe(folder / "data", group_column)
+    report = {**train_table(asked, folder / "run"), "cases": cases(asked, folder / "run")}
     del report["recipe"]["data"]  # a path of this machine
     return report
 
 
-def first_losses(folder: Path) -> dict[str, Any]:
-    """The mean loss of each epoch on every twentieth row: a test computes them again in seconds."""
-    emoji.write(folder / "data")
-    asked = recipe(folder / "data")
+def cases(asked: TableRecipe, run: Path) -> dict[str, Any]:
+    """Who is right where, all folds together, from the predictions that a run has kept.
+
+    For each of `SIDES`, {"rows", "together"}: how many rows, and the share of them that picture and
+    name together answer rightly. And the names that are right, or wrong, only together.
+    """
     table = read_table(asked.data, asked.inputs, asked.label_column, asked.group_column)
-    table = replace(table, rows=table.rows[::EVERY])
-    run = CrossValidation.of(asked, table, load_columns(asked), folder)
-    shutil.rmtree(folder / "first", ignore_errors=True)
-    run.fit("first", "all", torch.arange(len(table.rows)), asked.seed)
-    losses = [entry["loss"] for entry in read_log(folder / "first" / "all" / "log.jsonl")]
-    steps = len(losses) // asked.epochs
-    means = [sum(losses[i : i + steps]) / steps for i in range(0, len(losses), steps)]
-    return {"rows": len(table.rows), "losses": means}
+    validation = CrossValidation.of(asked, table, load_columns(asked), run)
+    labels = [row.label for row in table.rows]
+    groups = [row.group for row in table.rows] if asked.group_column else None
+    right = {name: torch.zeros(len(labels), dtype=torch.bool) for name in shown_sets(asked.inputs)}
+    for number, fold in enumerate(split(labels, groups, asked.folds, asked.seed)):
+        train, test = map(torch.from_numpy, fold)
+        found = validation.fold(number, train, test)
+        for name, hit in right.items():
+            hit[test] = found[name] == validation.target[test]
+    together, picture, name = right["all"], right["only_image"], right["only_text"]
+    result: dict[str, Any] = {}
+    for who, (first, second) in SIDES.items():
+        rows = (picture == first) & (name == second)
+        share = together[rows].double().mean().item()
+        result[who] = {"rows": int(rows.sum()), "together": share}
+    for word, chosen in (
+        ("right_only_together", together & ~picture & ~name),
+        ("wrong_only_together", ~together & picture & name),
+    ):
+        result[word] = [table.rows[i].inputs["text"] for i in chosen.nonzero().flatten().tolist()]
+    return result
+
+
+def first_losses(folder: Path) -> dict[str, Any]:
+    """`tables.first_losses` of the run by subgroup."""
+    emoji.write(folder / "data")
+    return tables.first_losses(recipe(folder / "data"), folder)
 
 
 UNITS = {
     "first_losses": first_losses,
     "subgroup": partial(folds, group_column="subgroup"),
+    "family": partial(folds, group_column="family"),
     "random": partial(folds, group_column=None),
 }
+
+
+def summarize(units: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The record of the run by subgroup, with the scores of the other divisions beside it."""
+    return {
+        "source": emoji.ADDRESS,
+        **tables.summary(units["subgroup"], units["first_losses"]),
+        "cases": units["subgroup"]["cases"],
+        "divisions": {name: scores(units[name]) for name in ("subgroup", "family", "random")},
+    }
+
+
+def scores(report: dict[str, Any]) -> dict[str, Any]:
+    """Balanced accuracy of a report: together, each alone, and the gains of fusion."""
+    alone = ("only_image", "only_text")
+    return {
+        "together": report["balanced_accuracy"],
+        **{name: report["controls"][name] for name in alone},
+        **{f"gain_over_{name}": report["gain_over"][name] for name in alone},
+    }
