@@ -88,12 +88,12 @@ def write(out: Path) -> Path:
             tile(sheet, item).save(out / _file(column, item))
     licenses = "\n".join(found[path].decode("utf-8") for path in LICENSES)
     (out / "CREDIT.txt").write_text(f"{CREDIT}\n{licenses}", encoding="utf-8")
-    path = out / "emoji.csv"
-    with open(path, "w", encoding="utf-8", newline="") as stream:
+    table_path = out / "emoji.csv"
+    with open(table_path, "w", encoding="utf-8", newline="") as stream:
         table = csv.DictWriter(stream, COLUMNS)
         table.writeheader()
         table.writerows(rows)
-    return path
+    return table_path
 
 
 def select(items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

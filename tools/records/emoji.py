@@ -21,11 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mmlib.data import emoji
 from mmlib.data.folds import split
-from mmlib.data.table import read_table
+from mmlib.data.table import Table, read_table
 from mmlib.evaluation.controls import shown_sets
+from mmlib.evaluation.intervals import balanced_accuracy
+from mmlib.evaluation.report import score_interval
 from mmlib.tasks.cross_validation import CrossValidation, train_table
 from mmlib.tasks.table_model import load_columns
 from mmlib.tasks.table_recipe import TableRecipe
@@ -37,18 +40,28 @@ SIDES = {
 }  # fmt: skip
 
 
-def recipe(data: Path, group_column: str | None = "subgroup") -> TableRecipe:
+def recipe(data: Path, group_column: str | None = "subgroup", seed: int = 0) -> TableRecipe:
     """The run of the README's command, on the CSV that `mmlib data emoji` writes."""
-    return TableRecipe(str(data / "emoji.csv"), "image", "name", "group", group_column)
+    return TableRecipe(str(data / "emoji.csv"), "image", "name", "group", group_column, seed)
 
 
-def folds(folder: Path, group_column: str | None) -> dict[str, Any]:
+def folds(folder: Path, group_column: str | None, seed: int = 0) -> dict[str, Any]:
     """The whole run: five folds, all models and controls; resumes from its own caches."""
     emoji.write(folder / "data")
-    asked = recipe(folder / "data", group_column)
+    asked = recipe(folder / "data", group_column, seed)
     report = {**train_table(asked, folder / "run"), "cases": cases(asked, folder / "run")}
     del report["recipe"]["data"]  # a path of this machine
     return report
+
+
+def divided(asked: TableRecipe, run: Path) -> tuple[Table, CrossValidation, list[list[Tensor]]]:
+    """The table of a run, its training, and its folds: training rows [n] and test rows [m]."""
+    table = read_table(asked.data, asked.inputs, asked.label_column, asked.group_column)
+    validation = CrossValidation.of(asked, table, load_columns(asked), run)
+    labels = [row.label for row in table.rows]
+    groups = [row.group for row in table.rows] if asked.group_column else None
+    made = split(labels, groups, asked.folds, asked.seed)
+    return table, validation, [[torch.from_numpy(rows) for rows in fold] for fold in made]
 
 
 def cases(asked: TableRecipe, run: Path) -> dict[str, Any]:
@@ -57,16 +70,12 @@ def cases(asked: TableRecipe, run: Path) -> dict[str, Any]:
     For each of `SIDES`, {"rows", "together"}: how many rows, and the share of them that picture and
     name together answer rightly. And the names that are right, or wrong, only together.
     """
-    table = read_table(asked.data, asked.inputs, asked.label_column, asked.group_column)
-    validation = CrossValidation.of(asked, table, load_columns(asked), run)
-    labels = [row.label for row in table.rows]
-    groups = [row.group for row in table.rows] if asked.group_column else None
-    right = {name: torch.zeros(len(labels), dtype=torch.bool) for name in shown_sets(asked.inputs)}
-    for number, fold in enumerate(split(labels, groups, asked.folds, asked.seed)):
-        train, test = map(torch.from_numpy, fold)
+    table, validation, parts = divided(asked, run)
+    right = {key: torch.zeros_like(validation.target) > 0 for key in shown_sets(table.modalities)}
+    for number, (train, test) in enumerate(parts):
         found = validation.fold(number, train, test)
-        for name, hit in right.items():
-            hit[test] = found[name] == validation.target[test]
+        for key, hit in right.items():
+            hit[test] = found[key] == validation.target[test]
     together, picture, name = right["all"], right["only_image"], right["only_text"]
     result: dict[str, Any] = {}
     for who, (first, second) in SIDES.items():
@@ -81,6 +90,23 @@ def cases(asked: TableRecipe, run: Path) -> dict[str, Any]:
     return result
 
 
+def family(folder: Path) -> dict[str, Any]:
+    """Balanced accuracy of the linear probes where only near-duplicates are kept together."""
+    emoji.write(folder / "data")
+    table, validation, parts = divided(recipe(folder / "data", "family"), folder / "run")
+    target = validation.target
+    controls = {
+        f"probe_{name}": score_interval([
+            balanced_accuracy(
+                validation.probe(shown, train, test).tolist(), target[test].tolist()
+            )
+            for train, test in parts
+        ])
+        for name, shown in shown_sets(table.modalities).items()
+    }  # fmt: skip
+    return {"controls": controls}
+
+
 def first_losses(folder: Path) -> dict[str, Any]:
     """`tables.first_losses` of the run by subgroup."""
     emoji.write(folder / "data")
@@ -90,8 +116,9 @@ def first_losses(folder: Path) -> dict[str, Any]:
 UNITS = {
     "first_losses": first_losses,
     "subgroup": partial(folds, group_column="subgroup"),
-    "family": partial(folds, group_column="family"),
+    "other_folds": partial(folds, group_column="subgroup", seed=1),
     "random": partial(folds, group_column=None),
+    "family": family,
 }
 
 
@@ -101,15 +128,27 @@ def summarize(units: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "source": emoji.ADDRESS,
         **tables.summary(units["subgroup"], units["first_losses"]),
         "cases": units["subgroup"]["cases"],
-        "divisions": {name: scores(units[name]) for name in ("subgroup", "family", "random")},
+        "divisions": {name: trained(units[name]) for name in ("subgroup", "other_folds", "random")},
+        "linear": {name: linear(units[name]) for name in ("subgroup", "family", "random")},
     }
 
 
-def scores(report: dict[str, Any]) -> dict[str, Any]:
+def trained(report: dict[str, Any]) -> dict[str, Any]:
     """Balanced accuracy of a report: together, each alone, and the gains of fusion."""
-    alone = ("only_image", "only_text")
+    controls, gains = report["controls"], report["gain_over"]
     return {
-        "together": report["balanced_accuracy"],
-        **{name: report["controls"][name] for name in alone},
-        **{f"gain_over_{name}": report["gain_over"][name] for name in alone},
+        "picture_and_name": report["balanced_accuracy"],
+        "picture_alone": controls["only_image"],
+        "name_alone": controls["only_text"],
+        "gain_over_picture": gains["only_image"],
+        "gain_over_name": gains["only_text"],
+    }
+
+
+def linear(report: dict[str, Any]) -> dict[str, Any]:
+    """Balanced accuracy of a report's linear probes."""
+    return {
+        "picture_and_name": report["controls"]["probe_all"],
+        "picture_alone": report["controls"]["probe_only_image"],
+        "name_alone": report["controls"]["probe_only_text"],
     }
