@@ -301,7 +301,7 @@ def test_the_record_has_its_controls_and_its_sentence_follows_from_its_folds(rec
     assert len(folds["all"]) == record["recipe"]["folds"] == 5
     for name in ("only_image", "only_text", "exchanged_image", "majority", "probe_all"):
         assert record["controls"][name]["mean"] == pytest.approx(sum(folds[name]) / 5)
-    found = record["divisions"]["subgroup"]
+    found = record["divided_again"]["subgroup"]
     assert found["picture_and_name"] == record["metrics"]["balanced_accuracy"]
     assert found["gain_over_name"] == record["gain_over"]["only_text"]
 

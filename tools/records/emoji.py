@@ -16,6 +16,7 @@ The data come from MMLIB_DATA or the public address, where the same files lie.
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from mmlib.data import emoji
 from mmlib.data.folds import split
 from mmlib.data.table import Table, read_table
 from mmlib.evaluation.controls import shown_sets
-from mmlib.evaluation.intervals import balanced_accuracy
+from mmlib.evaluation.intervals import balanced_accuracy, fold_interval
 from mmlib.evaluation.report import score_interval
 from mmlib.tasks.cross_validation import CrossValidation, train_table
 from mmlib.tasks.table_model import load_columns
@@ -45,13 +46,21 @@ def recipe(data: Path, group_column: str | None = "subgroup", seed: int = 0) -> 
     return TableRecipe(str(data / "emoji.csv"), "image", "name", "group", group_column, seed)
 
 
-def folds(folder: Path, group_column: str | None, seed: int = 0) -> dict[str, Any]:
+def folds(folder: Path, seed: int = 0) -> dict[str, Any]:
     """The whole run: five folds, all models and controls; resumes from its own caches."""
-    emoji.write(folder / "data")
-    asked = recipe(folder / "data", group_column, seed)
+    asked = recipe(prepared(folder), seed=seed)
     report = {**train_table(asked, folder / "run"), "cases": cases(asked, folder / "run")}
     del report["recipe"]["data"]  # a path of this machine
     return report
+
+
+def prepared(folder: Path) -> Path:
+    """The folder of the CSV; the features of the unit `subgroup`, once there, are taken over."""
+    features = folder.parent / "subgroup" / "run" / "features"
+    if features.exists() and not (folder / "run" / "features").exists():
+        shutil.copytree(features, folder / "run" / "features")
+    emoji.write(folder / "data")
+    return folder / "data"
 
 
 def divided(asked: TableRecipe, run: Path) -> tuple[Table, CrossValidation, list[list[Tensor]]]:
@@ -90,21 +99,26 @@ def cases(asked: TableRecipe, run: Path) -> dict[str, Any]:
     return result
 
 
-def family(folder: Path) -> dict[str, Any]:
-    """Balanced accuracy of the linear probes where only near-duplicates are kept together."""
-    emoji.write(folder / "data")
-    table, validation, parts = divided(recipe(folder / "data", "family"), folder / "run")
+def linear(folder: Path, group_column: str | None) -> dict[str, Any]:
+    """The linear probes alone, where the rows are divided otherwise: seconds, not minutes."""
+    table, validation, parts = divided(recipe(prepared(folder), group_column), folder / "run")
     target = validation.target
-    controls = {
-        f"probe_{name}": score_interval([
-            balanced_accuracy(
-                validation.probe(shown, train, test).tolist(), target[test].tolist()
-            )
+    probes = {
+        name: [
+            balanced_accuracy(validation.probe(shown, train, test).tolist(), target[test].tolist())
             for train, test in parts
-        ])
+        ]
         for name, shown in shown_sets(table.modalities).items()
-    }  # fmt: skip
-    return {"controls": controls}
+    }
+    return {
+        "controls": {f"probe_{name}": score_interval(found) for name, found in probes.items()},
+        "probe_gain_over": {
+            name: fold_interval(
+                [both - one for both, one in zip(probes["all"], found, strict=True)]
+            )
+            for name, found in probes.items()
+        },
+    }
 
 
 def first_losses(folder: Path) -> dict[str, Any]:
@@ -115,40 +129,39 @@ def first_losses(folder: Path) -> dict[str, Any]:
 
 UNITS = {
     "first_losses": first_losses,
-    "subgroup": partial(folds, group_column="subgroup"),
-    "other_folds": partial(folds, group_column="subgroup", seed=1),
-    "random": partial(folds, group_column=None),
-    "family": family,
+    "subgroup": folds,
+    "other_folds": partial(folds, seed=1),
+    "family": partial(linear, group_column="family"),
+    "random": partial(linear, group_column=None),
 }
 
 
 def summarize(units: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The record of the run by subgroup, with the scores of the other divisions beside it."""
+    """The record of the run by subgroup; beside it other folds, and other divisions."""
+    probes = {
+        name: shown(units[name]["controls"], units[name]["probe_gain_over"], "probe_")
+        for name in ("subgroup", "family", "random")
+    }
+    models = {
+        name: shown({"all": found["balanced_accuracy"], **found["controls"]}, found["gain_over"])
+        for name, found in units.items()
+        if name in ("subgroup", "other_folds")
+    }
     return {
         "source": emoji.ADDRESS,
         **tables.summary(units["subgroup"], units["first_losses"]),
         "cases": units["subgroup"]["cases"],
-        "divisions": {name: trained(units[name]) for name in ("subgroup", "other_folds", "random")},
-        "linear": {name: linear(units[name]) for name in ("subgroup", "family", "random")},
+        "divided_again": models,
+        "linear_by_division": probes,
     }
 
 
-def trained(report: dict[str, Any]) -> dict[str, Any]:
-    """Balanced accuracy of a report: together, each alone, and the gains of fusion."""
-    controls, gains = report["controls"], report["gain_over"]
+def shown(scores: dict[str, Any], gains: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Balanced accuracy together and of each alone, and what both gain over each."""
     return {
-        "picture_and_name": report["balanced_accuracy"],
-        "picture_alone": controls["only_image"],
-        "name_alone": controls["only_text"],
+        "picture_and_name": scores[f"{prefix}all"],
+        "picture_alone": scores[f"{prefix}only_image"],
+        "name_alone": scores[f"{prefix}only_text"],
         "gain_over_picture": gains["only_image"],
         "gain_over_name": gains["only_text"],
-    }
-
-
-def linear(report: dict[str, Any]) -> dict[str, Any]:
-    """Balanced accuracy of a report's linear probes."""
-    return {
-        "picture_and_name": report["controls"]["probe_all"],
-        "picture_alone": report["controls"]["probe_only_image"],
-        "name_alone": report["controls"]["probe_only_text"],
     }
