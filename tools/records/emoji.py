@@ -110,14 +110,13 @@ def linear(folder: Path, group_column: str | None) -> dict[str, Any]:
         ]
         for name, shown in shown_sets(table.modalities).items()
     }
+    gains = {
+        name: [both - alone for both, alone in zip(probes["all"], found, strict=True)]
+        for name, found in probes.items()
+    }
     return {
         "controls": {f"probe_{name}": score_interval(found) for name, found in probes.items()},
-        "probe_gain_over": {
-            name: fold_interval(
-                [both - one for both, one in zip(probes["all"], found, strict=True)]
-            )
-            for name, found in probes.items()
-        },
+        "probe_gain_over": {name: fold_interval(found) for name, found in gains.items()},
     }
 
 
@@ -139,11 +138,11 @@ UNITS = {
 def summarize(units: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The record of the run by subgroup; beside it other folds, and other divisions."""
     probes = {
-        name: shown(units[name]["controls"], units[name]["probe_gain_over"], "probe_")
+        name: table_of(units[name]["controls"], units[name]["probe_gain_over"], "probe_")
         for name in ("subgroup", "family", "random")
     }
     models = {
-        name: shown({"all": found["balanced_accuracy"], **found["controls"]}, found["gain_over"])
+        name: table_of({"all": found["balanced_accuracy"], **found["controls"]}, found["gain_over"])
         for name, found in units.items()
         if name in ("subgroup", "other_folds")
     }
@@ -156,7 +155,7 @@ def summarize(units: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def shown(scores: dict[str, Any], gains: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def table_of(scores: dict[str, Any], gains: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Balanced accuracy together and of each alone, and what both gain over each."""
     return {
         "picture_and_name": scores[f"{prefix}all"],
