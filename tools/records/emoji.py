@@ -12,13 +12,14 @@ the worst. Folds at random should score 10 to 15 points higher, and those that o
 near-duplicates together should be nearer to random than to subgroups.
 
 What it showed. The scores by subgroup are as expected, the gain over the name too, that over the
-picture is a little larger. Where one side alone is right, both together follow it in two of three
-rows (a coin would give one of two); that is more than half of the gain over the name. The rest was
-not expected: of the rows that both sides get wrong, one in seven is right together, three times as
-many as are lost of those that both get right. Some of these are chance, as the three models are
-trained apart. Linear probes, of which one can ask how sure they are, follow the surer side, and so
-does the product of their probabilities, which scores alike: no interaction has to be learned here.
-"Activities" is the worst, and the name alone is better at it than both.
+picture is a little larger; other folds by subgroup say the same. Where one side alone is right,
+both together follow it in two of three rows (a coin would give one of two); that is more than half
+of the gain over the name. The rest was not expected: of the rows that both sides get wrong, one in
+seven is right together, three times as many as are lost of those that both get right. Some of these
+are chance, as the three models are trained apart. Linear probes, of which one can ask how sure they
+are, follow the surer side, and so does the product of their probabilities, which scores alike: no
+interaction has to be learned here. "Activities" is the worst, and the name alone is better at it
+than both.
 
 More leaks than was expected: at random the probes score about 19 points higher. Nearly all of it is
 the kind. Near-duplicates, of which most are people, whom everything recognizes, are worth a point.
