@@ -124,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--data", type=Path, metavar="FILE.csv", help="rows for a table's model")
 
     data = command("data", _data, "fetch a public data set as a table")
-    data.add_argument("name", help="pomology")
+    data.add_argument("name", help="emoji or pomology")
     data.add_argument("--out", type=Path, required=True, metavar="DIR")
     return parser
 
@@ -243,9 +243,9 @@ def _predict(given: argparse.Namespace) -> None:
 
 
 def _data(given: argparse.Namespace) -> None:
-    from mmlib.data import pomology
+    from mmlib.data import emoji, pomology
 
-    known = {"pomology": pomology.write}
+    known = {"emoji": emoji.write, "pomology": pomology.write}
     if given.name not in known:
         raise expected(f"a data set of {', '.join(known)}", f"'{given.name}'", "choose one")
     print(f"Wrote {known[given.name](given.out)}")

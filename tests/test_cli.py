@@ -313,7 +313,7 @@ def test_predict_answers_a_question(run, picture, capsys):
         ("train --objects 3", ["--objects", "2 arguments"]),
         ("evaluate", ["RUN", "mmlib evaluate --help"]),
         ("data pomology", ["--out"]),
-        ("data fruit --out x", ["pomology", "'fruit'"]),
+        ("data fruit --out x", ["emoji, pomology", "'fruit'"]),
         # an abbreviation could mean another option tomorrow
         ("train --text-l 3", ["--text-l"]),
         # the recipe

@@ -9,7 +9,7 @@ import random
 import urllib.error
 import zipfile
 from collections import Counter
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,8 @@ from mmlib.data import archive as datasets
 from mmlib.data import pomology
 from mmlib.errors import UserError
 from mmlib.evaluation.report import sentence
+from tools import record as records
+from tools.tables import TOLERANCE
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "book" / "results" / "pomology.json"
@@ -248,10 +250,6 @@ def test_the_record_has_its_controls_and_its_sentence_follows_from_its_folds(rec
 @needs_copy
 @needs_weights
 def test_the_first_losses_of_the_record_come_again(record, tmp_path):
-    place = ROOT / "tools" / "records" / "pomology.py"
-    spec = spec_from_file_location("record_pomology", place)
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found = module.first_losses(tmp_path)["losses"]
+    found = records.load("pomology").first_losses(tmp_path)["losses"]
     # another processor rounds otherwise; the tolerance says what that makes of a loss
-    assert found == pytest.approx(record["first_losses"], rel=module.TOLERANCE)
+    assert found == pytest.approx(record["first_losses"], rel=TOLERANCE)

@@ -231,6 +231,22 @@ def world_tables(record: dict) -> str:
     return "\n".join([prose, *tables])
 
 
+def emoji_tables(record: dict) -> str:
+    """The record emoji: who is right where, and every interval in it."""
+    rows = [
+        [f"{who} right" if who != "neither" else "neither right", str(case["rows"]),
+         write_value(case["together"], ".1%")]
+        for who, case in record["cases"].items()
+        if isinstance(case, dict)
+    ]  # fmt: skip
+    cases = table(["alone", "rows", "together right"], rows)
+    return "\n".join([
+        f"Drawings by Google, divided by subgroup. {record['sentence']}\n",
+        f"**Rows by who is right alone, and the share of them that are right together**\n\n{cases}",
+        *interval_tables(record),
+    ])  # fmt: skip
+
+
 def records_block() -> str:
     """One section a record: how it was made, and every interval in it."""
     parts = []
@@ -249,7 +265,8 @@ def records_block() -> str:
             facts.append(", ".join(f"{k} {v}" for k, v in record["versions"].items()))
         title = record.get("title", words(path.stem))
         by_hand = {
-            "scenes_small": scenes_tables, "plateaus": plateaus_tables, "world": world_tables,
+            "emoji": emoji_tables, "scenes_small": scenes_tables, "plateaus": plateaus_tables,
+            "world": world_tables,
         }.get(path.stem)  # fmt: skip
         tables = by_hand(record) if by_hand else "\n".join(interval_tables(record))
         parts.append(f"## {title}\n\n{'; '.join(facts)}.\n\n{tables}")

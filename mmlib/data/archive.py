@@ -12,6 +12,7 @@ import io
 import os
 import re
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
@@ -22,11 +23,13 @@ from mmlib.errors import expected
 CHUNK = 1 << 20
 
 
-def open_archive(name: str, address: str) -> ZipFile:
+def open_archive(name: str, address: str, files: Sequence[str] = ()) -> ZipFile:
     """The zip of a public set: MMLIB_DATA/NAME.zip where MMLIB_DATA is set, else from `address`.
 
-    A compact copy is checked against SHA256SUMS in its folder. A zip that a server packs on demand
-    has no stable digest, so what comes from `address` is checked by the caller, file by file.
+    Where `files` are named, the address is the folder, with a slash at its end, under which they
+    lie one by one; they are packed as the copy is. A compact copy is checked against SHA256SUMS in
+    its folder. A zip that a server packs on demand has no stable digest, so what comes from
+    `address` is checked by the caller, file by file.
 
     Raises UserError where the copy is missing or changed, or the address cannot be reached.
     """
@@ -42,12 +45,24 @@ def open_archive(name: str, address: str) -> ZipFile:
             )
         _check_listed(source)
     else:
-        source = _download(name, address)
+        source = _packed(name, address, files) if files else _download(name, address)
     try:
         return ZipFile(source)
     except BadZipFile:
         raise expected(
             f"a zip of {name}", f"another file from {folder or address}", "fetch it again"
+        ) from None
+
+
+def read_member(name: str, archive: ZipFile, path: str) -> bytes:
+    """A file of the public set `name`; raises UserError where the archive does not have it."""
+    try:
+        return archive.read(path)
+    except KeyError:
+        raise expected(
+            f"{path} in the archive of {name}",
+            "no such file",
+            "the source has changed; report it",
         ) from None
 
 
@@ -78,6 +93,16 @@ def _check_listed(file: Path) -> None:
         raise expected(
             f"{file.name} with the SHA-256 of {sums}, {want}…", f"{found[:12]}…", "copy it again"
         )
+
+
+def _packed(name: str, address: str, files: Sequence[str]) -> io.BytesIO:
+    """The bytes of a zip with the files that lie under an address."""
+    content = io.BytesIO()
+    with ZipFile(content, "w") as archive:
+        for file in files:
+            archive.writestr(file, _download(name, address + file).getvalue())
+    content.seek(0)
+    return content
 
 
 def _download(name: str, address: str) -> io.BytesIO:

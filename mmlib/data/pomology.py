@@ -16,12 +16,10 @@ import hashlib
 import io
 from collections import Counter
 from pathlib import Path
-from zipfile import ZipFile
 
 from tqdm import tqdm
 
-from mmlib.data.archive import check_member, open_archive
-from mmlib.errors import expected
+from mmlib.data.archive import check_member, open_archive, read_member
 
 COMMIT = "22f8f0b1f2354a9379afe72c9405b090b8b344fe"
 ADDRESS = f"https://github.com/jwilber/USDA_Pomological_Watercolors/archive/{COMMIT}.zip"
@@ -45,15 +43,15 @@ def write(out: Path) -> Path:
     Raises UserError where the source is unreachable, changed or incomplete.
     """
     with open_archive("pomology", ADDRESS) as archive:
-        members = set(archive.namelist())
-        content = _member(archive, members, LIST)
+        content = read_member("pomology", archive, f"{FOLDER}/{LIST}")
         check_member(LIST, content, LIST_SHA256)
         rows = select(list(csv.DictReader(io.StringIO(content.decode("utf-8"), newline=""))))
         (out / "images").mkdir(parents=True, exist_ok=True)
         for number, _, _ in tqdm(rows, desc="pomology", unit="picture", disable=None):
-            picture = _member(archive, members, f"data/images/image-{number}.jpg")
+            member = f"{FOLDER}/data/images/image-{number}.jpg"
+            picture = read_member("pomology", archive, member)
             (out / f"images/image-{number}.jpg").write_bytes(picture)
-        license = _member(archive, members, "LICENSE").decode("utf-8")
+        license = read_member("pomology", archive, f"{FOLDER}/LICENSE").decode("utf-8")
     (out / "CREDIT.txt").write_text(
         f"Paintings: {CREDIT} (public domain).\n\n{license}", encoding="utf-8"
     )
@@ -99,13 +97,3 @@ def _variety(fruit: str) -> str:
 def _english(subject: str) -> str:
     """'Prunus persica , peaches' gives 'peaches'."""
     return subject.rpartition(",")[2].strip()
-
-
-def _member(archive: ZipFile, members: set[str], path: str) -> bytes:
-    if f"{FOLDER}/{path}" not in members:
-        raise expected(
-            f"{path} in the archive of pomology",
-            "no such file",
-            "the source has changed; report it",
-        )
-    return archive.read(f"{FOLDER}/{path}")
