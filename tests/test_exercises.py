@@ -71,7 +71,8 @@ def test_an_unknown_mistake_is_told_where_to_look(capsys):
 
 
 def test_a_function_that_fails_or_forgets_its_return(capsys):
-    assert "ZeroDivisionError" in said(capsys, "4.5", lambda K, p: 1 / 0)
+    text = said(capsys, "4.5", lambda K, p: 1 / 0)
+    assert "ZeroDivisionError" in text and text.endswith("(it was called with 1, 0.5)")
     assert "returns None" in said(capsys, "4.8", lambda logits: None)
     assert "a function is asked for" in said(capsys, "4.5", 0.6875)
     assert "KeyError" in said(capsys, "4.5", lambda K, p: {}[K])
