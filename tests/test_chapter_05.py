@@ -16,7 +16,9 @@ from mmlib.attention import attention_mask
 from mmlib.book.exercises import check
 from mmlib.book.exercises.chapter_05 import EXERCISES
 from mmlib.book.limits import limit
+from mmlib.book.pairs import VOCABULARY, drawn_pairs
 from mmlib.book.symbols import TASKS
+from mmlib.data.scenes import is_true
 from mmlib.losses import (
     SIGLIP_LOG_SCALE,
     corrupt,
@@ -214,7 +216,7 @@ def test_5_13_shown(W):
             right, wrong = (right + seen, wrong) if there == w else (right, wrong + seen)
         pi = float(context[w])
         assert right / wrong == pytest.approx(pi / (1 - pi) * (W + 1))
-        believed = EXERCISES["5.4"].right(pi, W, 0.1, 0.1)
+        believed = EXERCISES["5.5"].right(pi, W, 0.1, 0.1)
         assert believed == pytest.approx(right / (right + wrong))
 
 
@@ -411,7 +413,7 @@ def test_5_22_matching(seed, P, M):
 
 
 def test_5_23_hardness():
-    """Drawn as often as the equation says, and as exercise 5.7 does."""
+    """Drawn as often as the equation says, and as the reader's function does."""
     f = normal(0, 4, 4)
     ids = torch.tensor([0, 1, 0, 2])
     random = torch.Generator().manual_seed(0)
@@ -423,7 +425,7 @@ def test_5_23_hardness():
             terms = [math.exp(beta * f[n, m]) if ids[m] != ids[n] else 0.0 for m in range(4)]
             q = torch.tensor(terms) / sum(terms)
             assert (drawn[n] - q).abs().max() < 0.06
-            right = EXERCISES["5.7"].right(f, ids, beta)[n]
+            right = EXERCISES["5.D"].right(f, ids, beta)[n]
             torch.testing.assert_close(right.float(), q, rtol=1e-4, atol=1e-6)
 
 
@@ -524,10 +526,10 @@ def best(x, y):
     ],
 )
 def test_critics_are_run(critic, part, capsys):
-    assert part in said(capsys, "5.5", critic)
+    assert part in said(capsys, "5.6", critic)
 
 
-def test_5_2_and_5_6_by_search(capsys):
+def test_the_floors_of_5_2_and_5_7_by_search(capsys):
     """The floors of two exercises against a minimum found by trying."""
     for C, eps in ((2, 0.1), (5, 0.3)):
         true = torch.tensor([1 - eps] + [eps / (C - 1)] * (C - 1))
@@ -537,25 +539,64 @@ def test_5_2_and_5_6_by_search(capsys):
     for k in (2, 5):
         p = torch.linspace(0.01, 0.99, 5000)
         loss = -p.log() - (k - 1) * (1 - p).log()
-        assert EXERCISES["5.6"].right(k) == pytest.approx(float(loss.min()), abs=1e-4)
+        assert EXERCISES["5.7"].right(k) == pytest.approx(float(loss.min()), abs=1e-4)
     for lam, a in ((0.5, 4.0), (3.0, -1.0)):
         w = torch.linspace(-5, 5, 200_001)
         at = w[((w - 1) ** 2 + lam * (w - a) ** 2).argmin()]
         assert EXERCISES["5.8"].right(lam, a) == pytest.approx(float((at - 1) ** 2), abs=1e-3)
 
 
-def test_5_7_without_a_stable_softmax(capsys):
+def test_chances_without_a_stable_softmax(capsys):
     def naive(scores, ids, kappa):
         terms = (kappa * scores).exp() * (ids[:, None] != ids)
         return terms / terms.sum(-1, keepdim=True)
 
-    assert "not a finite number" in said(capsys, "5.7", naive)
+    assert "not a finite number" in said(capsys, "5.D", naive)
+
+
+def test_5_4_by_a_sure_model(capsys):
+    """The floor of the six pairs is what scores reach that tell the three captions apart."""
+    ids = torch.tensor([0, 0, 0, 1, 1, 2])
+    sure = float(info_nce(100.0 * (ids[:, None] == ids))[0]) / 6
+    assert said(capsys, "5.4", sure) == "Exercise 5.4: right."
+    entropy = -sum(p * math.log(p) for p in (3 / 6, 2 / 6, 1 / 6))
+    assert math.log(6) - EXERCISES["5.4"].right == pytest.approx(entropy)
+
+
+def test_a_function_without_a_case_for_no_copies_is_told_which(capsys):
+    text = said(capsys, "5.7", lambda k: -math.log(1 / k) - (k - 1) * math.log(1 - 1 / k))
+    assert "math domain error" in text and text.endswith("(it was called with 1)")
+
+
+def test_drawn_pairs_are_true_and_told_apart():
+    scenes, pictures, captions = drawn_pairs(40, seed=1)
+    assert pictures.shape == (40, 768) and captions.shape == (40, 5)
+    for scene, caption in zip(scenes, captions, strict=True):
+        first, shape, above, second, other = (VOCABULARY[w] for w in caption)
+        assert (above, first != second) == ("above", True)
+        a, b = ("an" if color[0] in "aeiou" else "a" for color in (first, second))
+        assert is_true(f"{a} {first} {shape} above {b} {second} {other}", scene)
+        assert not is_true(f"{a} {first} {shape} below {b} {second} {other}", scene)
+    again = drawn_pairs(40, seed=1)
+    assert torch.equal(again[1], pictures) and torch.equal(again[2], captions)
+    assert not torch.equal(drawn_pairs(40, seed=2)[2], captions)
+    assert float(pictures.mean()) == pytest.approx(0, abs=1e-9)
+
+
+@given(seed=seeds)
+def test_what_copies_cost_a_row(seed):
+    """ln(1 + (c - 1) p): own probability p without its copies, c copies with it in."""
+    others = normal(seed, 4)
+    for c in (1, 2, 5):
+        p = softmax([0.5, *others])[0]
+        with_copies = softmax([0.5] * c + others.tolist())[0]
+        assert math.log(p / with_copies) == pytest.approx(math.log(1 + (c - 1) * p))
 
 
 # --- what the reader writes -----------------------------------------------------------------------
 
 TURNS = [
-    (name, n) for name in ("5.A", "5.B", "5.C") for n in range(len(EXERCISES[name].wrong))
+    (name, n) for name in ("5.A", "5.B", "5.C", "5.D") for n in range(len(EXERCISES[name].wrong))
 ]  # fmt: skip
 
 
@@ -586,6 +627,19 @@ def test_turns(capsys):
         columns = [-math.log(softmax(scores[:, n].tolist())[n]) for n in own]
         return sum(rows + columns) / len(rows + columns)
 
-    for name, answer in (("5.A", entropy), ("5.B", gradient), ("5.C", nce)):
+    def chances(scores, ids, kappa):
+        rows = []
+        for n, row in enumerate(scores.tolist()):
+            most = max(row)  # of any column: it cancels
+            others = [ids[m] != ids[n] for m in range(len(row))]
+            terms = [
+                math.exp(kappa * (f - most)) if other else 0.0
+                for f, other in zip(row, others, strict=True)
+            ]
+            rows.append([term / sum(terms) for term in terms])
+        return torch.tensor(rows)
+
+    written = (("5.A", entropy), ("5.B", gradient), ("5.C", nce), ("5.D", chances))
+    for name, answer in written:
         assert said(capsys, name, answer) == f"Your turn {name}: right."
     assert "returns None" in said(capsys, "5.C", lambda scores: None)

@@ -71,7 +71,8 @@ def test_an_unknown_mistake_is_told_where_to_look(capsys):
 
 
 def test_a_function_that_fails_or_forgets_its_return(capsys):
-    assert "ZeroDivisionError" in said(capsys, "4.5", lambda K, p: 1 / 0)
+    text = said(capsys, "4.5", lambda K, p: 1 / 0)
+    assert "ZeroDivisionError" in text and text.endswith("(it was called with 1, 0.5)")
     assert "returns None" in said(capsys, "4.8", lambda logits: None)
     assert "a function is asked for" in said(capsys, "4.5", 0.6875)
     assert "KeyError" in said(capsys, "4.5", lambda K, p: {}[K])
@@ -162,10 +163,14 @@ def test_unknown_names():
 # --- the two exercises that are judged by what they do --------------------------------------------
 
 
+def column(*numbers):
+    return torch.tensor(numbers, dtype=torch.float32)[:, None]
+
+
 def head(scale=20.0, sign=1.0):
-    W_q, W_k = torch.zeros(4, 5), torch.zeros(4, 6)
-    W_q[:, :4], W_k[:, :4] = scale * torch.eye(4), torch.eye(4)
-    return W_q, W_k, sign * torch.tensor([[0, 0, 0, 0, -1.0, 1.0]])
+    W_q, W_k = torch.zeros(5, 4), torch.zeros(6, 4)
+    W_q[:4], W_k[:4] = scale * torch.eye(4), torch.eye(4)
+    return W_q, W_k, column(0, 0, 0, 0, -sign, sign)
 
 
 @pytest.mark.parametrize(
@@ -175,12 +180,12 @@ def head(scale=20.0, sign=1.0):
         (head(scale=0.0), "All four weights are 1/4"),
         (head(scale=0.2), "half of the attention or less"),
         (head(sign=-1.0), "opposite"),
-        ((head()[0], head()[1], torch.ones(1, 6)), "the same value"),
-        ((head()[0], head()[1], torch.tensor([[1.0, 0, 0, -1.0, 0, 0]])), "what W_v reads"),
-        ((head()[0], head()[1], torch.tensor([[0, 0, 0, 0, 0, 1.0]])), "no result is below zero"),
+        ((head()[0], head()[1], torch.ones(6, 1)), "the same value"),
+        ((head()[0], head()[1], column(1, 0, 0, -1, 0, 0)), "what W_v reads"),
+        ((head()[0], head()[1], column(0, 0, 0, 0, 0, 1)), "no result is below zero"),
         (head(scale=-20.0), "the sign of the product"),
-        ((head()[0][:, :4], *head()[1:]), "[4, 4]; [r, 5] is asked for"),
-        ((head()[0][:3], *head()[1:]), "the same number of rows"),
+        ((head()[0][:4], *head()[1:]), "[4, 4]; [5, r] is asked for"),
+        ((head()[0][:, :3], *head()[1:]), "the same number of columns"),
     ],
 )
 def test_weights_by_hand_are_run(answer, part, capsys):

@@ -120,9 +120,11 @@ def _call(answer: Any, case: tuple, right: Any) -> Any:
 
 
 def _shapes(case: tuple) -> str:
-    """The shapes that a function of the reader was given when it failed."""
+    """What a function of the reader was given when it failed: shapes, or else the numbers."""
     shapes = [str(list(x.shape)) for x in case if isinstance(x, Tensor)]
-    return f" (its arguments had the shapes {', '.join(shapes)})" if shapes else ""
+    if shapes:
+        return f" (its arguments had the shapes {', '.join(shapes)})"
+    return f" (it was called with {', '.join(map(str, case))})" if case else ""
 
 
 def _results(value: Any, exercise: Exercise) -> list[Any]:

@@ -247,14 +247,14 @@ def _judge_weights(answer: Any) -> str:
     """Run the reader's one head on every pair of `reference` and say what it looks at."""
     task = TASKS["reference"]
     W_q, W_k, W_v = (torch.as_tensor(W, dtype=torch.float64) for W in answer)
-    shapes = (("W_q", W_q, 5, "[r, 5]"), ("W_k", W_k, 6, "[r, 6]"), ("W_v", W_v, 6, "[1, 6]"))
-    for name, W, columns, wanted in shapes:
-        if W.dim() != 2 or W.shape[1] != columns:
+    shapes = (("W_q", W_q, 5, "[5, r]"), ("W_k", W_k, 6, "[6, r]"), ("W_v", W_v, 6, "[6, 1]"))
+    for name, W, rows, wanted in shapes:
+        if W.dim() != 2 or W.shape[0] != rows:
             return f"not yet. {name} has the shape {list(W.shape)}; {wanted} is asked for."
-    if W_q.shape[0] != W_k.shape[0] or W_v.shape[0] != 1:
-        return "not yet. W_q and W_k need the same number of rows, W_v one."
-    q, cells = task.texts.double()[:, 0] @ W_q.T, task.pictures.double()
-    k, v = cells @ W_k.T, cells @ W_v.T
+    if W_q.shape[1] != W_k.shape[1] or W_v.shape[1] != 1:
+        return "not yet. W_q and W_k need the same number of columns, W_v one."
+    q, cells = task.texts.double()[:, 0] @ W_q, task.pictures.double()
+    k, v = cells @ W_k, cells @ W_v
     # every question [4] with every picture [16]: one head, one query
     q, k, v = q[:, None, None, None], k[None, :, None], v[None, :, None]
     q = q.expand(-1, len(cells), -1, -1, -1)
@@ -299,12 +299,11 @@ def _judge_parity(answer: Any) -> str:
     if not all(isinstance(value, bool) for value in answer.values()):
         return "not yet. Each value is to be True (it can) or False (it cannot)."
     reasons = {
-        "late": "late: fix the third bit; what is left is the XOR of two bits in a sum.",
-        "concat": "concat: a hidden layer over all the means; is any function of three bits beyond"
-        " it?",
-        "bilinear": "bilinear: write the bits as +1 and −1. What is the parity of three signs?",
-        "film": "film: γ and β are sums over the other modalities. Fix the text: in what form do"
-        " the other two meet?",
+        "late": "late: let one of the three bits stay as it is. What is left to answer?",
+        "concat": "concat: there are eight inputs, and a hidden layer reads all of them.",
+        "bilinear": "bilinear: which two numbers could stand for a bit, so that a product tells"
+        " something?",
+        "film": "film: let the text stay as it is. In what form do picture and sound meet?",
     }
     for name, can in right.items():
         if answer[name] != can:

@@ -119,6 +119,48 @@ _words = Exercise(
     look="Eq. (5.6): which row of the logits is about token n?",
 )
 
+# 5.4: InfoNCE's floor in a batch whose captions occur three times, twice and once
+_counts = [3, 3, 3, 2, 2, 1]
+_by_heart = Exercise(
+    right=sum(math.log(c) for c in _counts) / 6,
+    wrong=(
+        (
+            (math.log(3) + math.log(2)) / 3,
+            "That is the mean over the three captions. It runs over the six pairs.",
+        ),
+        (
+            math.log(sum(_counts) / 6),
+            "You took the logarithm of the mean count. The mean comes last.",
+        ),
+        (
+            sum(math.log(c - 1) for c in _counts if c > 1) / 6,
+            "You counted the copies beside the pair. The pair itself is in the sum as well.",
+        ),
+        (5 * math.log(2) / 6, "With three alike, how large is the share of each at most?"),
+        (math.log(3), "That is what the worst rows pay. The loss is the mean over all rows."),
+        (
+            sum(math.log(c) for c in _counts),
+            "That is the sum over the six rows. Divide it by their number.",
+        ),
+        (
+            2 * sum(math.log(c) for c in _counts) / 6,
+            "You added rows and columns. The loss is the mean of both directions.",
+        ),
+        (0.0, "That is the floor with the copies left out."),
+        (math.log(6), "That is what a model pays that knows nothing."),
+        (8 / 36, "That is the share of false zeros among the labels, not a loss."),
+        (
+            math.log(6) - sum(math.log(c) for c in _counts) / 6,
+            "That is the last question, what is missing from ln 6. The floor comes first.",
+        ),
+        (
+            sum(math.log2(c) for c in _counts) / 6,
+            "That is in bits; losses here are in nats.",
+        ),
+    ),
+    look="Eq. (5.9): how often does the caption of each of the six pairs occur?",
+)
+
 
 def _believed(pi: float, W: int, kept: float, drawn: float) -> float:
     right = pi * (kept + drawn / W)
@@ -228,7 +270,7 @@ _chosen = Exercise(
         (lambda s, i, b: _chances(s, i, -b), "The sign of κ: your likeliest one is the easiest."),
     ),
     cases=_negative_cases(),
-    look="Eq. (5.23): which columns are in the denominator?",
+    look="Which columns may row n draw? Only their terms are in the sum below.",
 )
 
 
@@ -275,12 +317,13 @@ EXERCISES: dict[str, Exercise] = {
     "5.A": ENTROPY,
     "5.B": GRADIENT,
     "5.C": NCE,
+    "5.D": _chosen,
     "5.1": _pull,
     "5.2": _entropy,
     "5.3": _words,
-    "5.4": _shown,
-    "5.5": CRITIC,
-    "5.6": _copies,
-    "5.7": _chosen,
+    "5.4": _by_heart,
+    "5.5": _shown,
+    "5.6": CRITIC,
+    "5.7": _copies,
     "5.8": _weights,
 }

@@ -11,7 +11,7 @@ from torch import Tensor
 from mmlib.book.exercises import Exercise
 from mmlib.losses import info_nce
 
-# 5.5: a critic for x, y of unit variance and correlation ρ
+# 5.6: a critic for x, y of unit variance and correlation ρ
 _RHO, _N, _BATCHES = 0.9, 64, 60
 
 
