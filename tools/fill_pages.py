@@ -316,7 +316,7 @@ def ask_block() -> str:
     from mmlib.book import asking  # these two blocks alone need the package
 
     scene = asking.scene_of(asking.SEED)
-    moves = asking.to_move(scene, asking.NAME)
+    moves = asking.to_move(scene, asking.SIDE, asking.NAME)
     assert moves, f"the scene of seed {asking.SEED} is not plain at one look; choose another"
     return asking.picture_question(scene, moves, asking.SIDE, asking.NAME) + "\n"
 
