@@ -79,8 +79,8 @@ def attend(scene: Scene, relation: str, name: str) -> tuple[Figure, str]:
     share = sum(weights.tolist()[n] for n in np.flatnonzero(of_color(scene, color).ravel() > 0))
     count = {4: "Four", 5: "Five"}[len(words)]
     return figure, (
-        f"{count} words above a picture cut into {CELLS} by {CELLS} cells. Lines lead from the word "
-        f"“{color}” to the cells that show the {name}, which get {100 * share:.0f} % of its "
+        f"{count} words above a picture cut into {CELLS} by {CELLS} cells. Lines lead from the "
+        f"word “{color}” to the cells that show the {name}, which get {100 * share:.0f} % of its "
         "attention."
     )
 
