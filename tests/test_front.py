@@ -20,6 +20,7 @@ from test_figures import Elements
 from mmlib.book import asking, figures, front
 from mmlib.data.scenes import ANSWERS, COLORS, RELATIONS, SHAPES, Question, Scene, Thing, render
 from mmlib.errors import UserError
+from mmlib.tasks.small import load_small
 from tools import fill_pages, record
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -115,15 +116,19 @@ def test_the_front_picture_is_sought_among_scenes_of_few_things(reference, least
     assert all(("nearest" in question.text) == (reference == "nearest") for _, question in drawn)
 
 
-def test_the_caption_says_how_the_picture_was_chosen(tmp_path, monkeypatch):
+def test_the_caption_says_what_to_see_and_the_record_how_it_was_chosen(tmp_path, monkeypatch):
     monkeypatch.setattr(fill_pages, "RESULTS", tmp_path)
-    shown = {"alt": "A scene.", "question": LEFT, "answer": "blue", "truth": "blue"}
+    shown = {
+        "alt": "A scene.", "question": LEFT, "answer": "blue", "truth": "blue",
+        "named": "red circle", "passed_over": {"not_at_a_glance": 9, "wrong": 2, "unsure": 1},
+    }  # fmt: skip
     (tmp_path / "front.json").write_text(json.dumps(shown))
-    assert "which is right" in fill_pages.front_block()
-    assert "first picture" not in fill_pages.front_block()
-    passed = {"not_at_a_glance": 9, "wrong": 2, "unsure": 1}
-    (tmp_path / "front.json").write_text(json.dumps(shown | {"passed_over": passed}))
-    assert "before it, 3 that" in fill_pages.front_block()
+    caption = fill_pages.front_block()
+    assert "which is right" in caption and "frame marks the red circle" in caption
+    told = fill_pages.front_choice(shown)
+    assert "Before it 3 pictures" in told and "and 9 because" in told
+    (tmp_path / "front.json").write_text(json.dumps(shown | {"answer": "gray"}))
+    assert "which is wrong" in fill_pages.front_block()
 
 
 # --- the picture that the reader asks about -------------------------------------------------------
@@ -312,6 +317,27 @@ def test_the_pictures_of_the_page_are_those_that_the_code_draws():
         assert np.abs(new - old).mean() < 1, f"{name} is drawn otherwise now"
         assert alt in (ROOT / "book" / "index.md").read_text("utf8"), name
     plt.close("all")
+
+
+def test_the_page_says_of_the_table_what_its_record_says(monkeypatch):
+    """Where the words helped, the card would not say that they add nothing."""
+    load = fill_pages.load
+    assert "add nothing that we can tell" in fill_pages.build_block()
+    gains = {"only_image": {"mean": 0.05, "low": 0.01, "high": 0.09}}
+    changed = load("pomology") | {"gain_over": gains}
+    monkeypatch.setattr(
+        fill_pages, "load", lambda name: changed if name == "pomology" else load(name)
+    )
+    assert "Here the names help" in fill_pages.build_block()
+
+
+def test_the_size_that_the_pages_name_is_that_of_the_package():
+    needs = json.loads((ROOT / "book" / "results" / "needs.json").read_text("utf8"))
+    small = load_small().model
+    assert needs["model"]["parameters"] == sum(p.numel() for p in small.parameters())
+    assert needs["model"]["answers"] == len(ANSWERS)
+    disk = needs["disk"]
+    assert 0 < disk["site"] < disk["without_cuda"] <= disk["with_cuda"]
 
 
 def test_the_cells_of_a_color_hold_its_pixels():
