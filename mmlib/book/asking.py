@@ -143,7 +143,7 @@ def reply(scene: Scene, relation: str, name: str) -> str:
 def rivals(scene: Scene, relation: str, name: str) -> list[int]:
     """The numbers of the things on that side of which none is nearer than another by CLEAR pixels.
 
-    One alone that is not the answer lies only just on that side.
+    One alone that is not the answer lies barely on that side.
     """
     (named,) = [thing for thing in scene.things if thing.name == name]
     far = {
@@ -251,7 +251,7 @@ _BESIDE = {
 _WHY = "The words pick out the {1}. The picture shows what is nearest {3}: the {2}."
 _NONE = (  # by how many things rival
     ("nothing", "The words pick out the {1}. The picture shows nothing {3}."),
-    ("too close to call", "The words pick out the {1}. The {2} lies only just {3}."),
+    ("too close to call", "The words pick out the {1}. The {2} lies barely {3}."),
     (
         "too close to call",
         "The words pick out the {1}. Nearest {3} is the {2}: they are about as far away.",
