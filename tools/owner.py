@@ -20,7 +20,8 @@ def rename(root: Path, name: str) -> list[str]:
     """
     if not re.fullmatch(r"[A-Za-z0-9](?:-?[A-Za-z0-9]){0,38}", name):
         raise SystemExit(f"expected an account such as ada-lovelace, got '{name}'; correct it")
-    now = re.findall(rb"github\.com/([\w-]+)/mmlib-book\b", (root / "pyproject.toml").read_bytes())[0]
+    project = (root / "pyproject.toml").read_bytes()
+    now = re.findall(rb"github\.com/([\w-]+)/mmlib-book\b", project)[0]
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, check=True)
     changed = []
     for file in filter(None, listed.stdout.decode().split("\0")):
