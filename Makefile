@@ -19,7 +19,7 @@ INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 # One thread a process: the tests run two processes, and results do not depend on the machine.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help setup weights book test train record gpu notebooks mutants clean
+.PHONY: help setup weights book test train record gpu notebooks owner mutants clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -89,6 +89,10 @@ gpu: $(VENV)/.weights
 notebooks: $(VENV)/.weights
 	$(VENV)/bin/python tools/run_notebooks.py notebooks/*.ipynb
 	$(VENV)/bin/python tools/fill_pages.py --write
+
+## make owner NAME=…    your account's name into every link of your copy, OWNER at first
+owner:
+	$(PYTHON) tools/owner.py '$(NAME)'
 
 ## make mutants    plant each known fault and see which test kills it
 mutants: $(VENV)/.weights

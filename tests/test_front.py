@@ -3,7 +3,10 @@
 import io
 import json
 import math
+import os
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from test_figures import Elements
 from mmlib.book import asking, figures, front
 from mmlib.data.scenes import ANSWERS, COLORS, RELATIONS, SHAPES, Question, Scene, Thing, render
 from mmlib.errors import UserError
+from mmlib.tasks.small import load_small
 from tools import fill_pages, record
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -112,15 +116,19 @@ def test_the_front_picture_is_sought_among_scenes_of_few_things(reference, least
     assert all(("nearest" in question.text) == (reference == "nearest") for _, question in drawn)
 
 
-def test_the_caption_says_how_the_picture_was_chosen(tmp_path, monkeypatch):
+def test_the_caption_says_what_to_see_and_the_record_how_it_was_chosen(tmp_path, monkeypatch):
     monkeypatch.setattr(fill_pages, "RESULTS", tmp_path)
-    shown = {"alt": "A scene.", "question": LEFT, "answer": "blue", "truth": "blue"}
+    shown = {
+        "alt": "A scene.", "question": LEFT, "answer": "blue", "truth": "blue",
+        "named": "red circle", "passed_over": {"not_at_a_glance": 9, "wrong": 2, "unsure": 1},
+    }  # fmt: skip
     (tmp_path / "front.json").write_text(json.dumps(shown))
-    assert "which is right" in fill_pages.front_block()
-    assert "first picture" not in fill_pages.front_block()
-    passed = {"not_at_a_glance": 9, "wrong": 2, "unsure": 1}
-    (tmp_path / "front.json").write_text(json.dumps(shown | {"passed_over": passed}))
-    assert "before it, 3 that" in fill_pages.front_block()
+    caption = fill_pages.front_block()
+    assert "which is right" in caption and "frame marks the red circle" in caption
+    told = fill_pages.front_choice(shown)
+    assert "Before it 3 pictures" in told and "and 9 because" in told
+    (tmp_path / "front.json").write_text(json.dumps(shown | {"answer": "gray"}))
+    assert "which is wrong" in fill_pages.front_block()
 
 
 # --- the picture that the reader asks about -------------------------------------------------------
@@ -129,7 +137,7 @@ def test_the_caption_says_how_the_picture_was_chosen(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def front_scene() -> tuple[Scene, Thing]:
     at = asking.scene_of(asking.SEED)
-    moves = asking.to_move(at, asking.NAME)
+    moves = asking.to_move(at, asking.SIDE, asking.NAME)
     assert moves is not None, "the scene of the front page does not keep to its rule"
     return at, moves
 
@@ -140,7 +148,10 @@ def page(front_scene) -> str:
 
 
 def by_hand(things: list[tuple[int, int]], side: str, named: int) -> str:
-    """The rule of the world, written anew: nearest center on the side, by four pixels or unsure."""
+    """The rule of the world, written anew: nearest center on the side, by four pixels or unsure.
+
+    Where it is unsure, a letter for the rivals: A and one for thing 0, two for thing 1, …
+    """
     axis, sign = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}[side]
     here = things[named]
     beside = sorted(
@@ -148,11 +159,13 @@ def by_hand(things: list[tuple[int, int]], side: str, named: int) -> str:
         for n, at in enumerate(things)
         if sign * (at[axis] - here[axis]) > 0
     )
-    clear = [n for _, n in beside if sign * (things[n][axis] - here[axis]) >= 4]
-    if not clear:
+    if not beside:
         return "-"
-    alone = len(beside) == 1 or beside[1][0] - beside[0][0] >= 4
-    return str(beside[0][1]) if alone and beside[0][1] in clear else "?"
+    least, first = beside[0]
+    close = [n for distance, n in beside if distance - least < 4]
+    if len(close) == 1 and sign * (things[first][axis] - here[axis]) >= 4:
+        return str(first)
+    return "ABCDEFGH"[sum(2**n for n in close)]
 
 
 def test_every_answer_of_the_page_is_that_of_the_picture(page):
@@ -172,12 +185,36 @@ def test_neither_the_words_nor_the_picture_hold_the_answer(front_scene):
     """What the page says of itself: each of the two alone leaves more than one answer."""
     at, moves = front_scene
     replies = {asking.reply(s, asking.SIDE, asking.NAME) for s in asking.moved(at, moves)}
-    assert len(replies - {asking.NOBODY, asking.UNSURE}) == 2
-    between = replace(moves, x=26, y=moves.y)  # where the page tells the reader to move it
-    there = replace(at, things=tuple(between if t == moves else t for t in at.things))
-    assert asking.reply(there, asking.SIDE, asking.NAME) == str(at.things.index(moves))
-    words = {asking.reply(at, side, t.name) for t in at.things for side in RELATIONS}
-    assert len(words - {asking.NOBODY, asking.UNSURE}) == 3
+    assert sum(map(str.isdigit, replies)) == 2
+    first, second = asking.at_a_glance(at, asking.question(asking.SIDE, asking.NAME))
+    between = [
+        s
+        for (x, y), s in zip(asking.places(at, moves), asking.moved(at, moves), strict=True)
+        if math.dist((x, y), ((first.x + second.x) / 2, (first.y + second.y) / 2)) < 8
+    ]  # where the page tells the reader to move it
+    own = str(at.things.index(moves))
+    assert between
+    assert all(asking.reply(s, asking.SIDE, asking.NAME) == own for s in between)
+
+
+def test_most_questions_about_the_first_picture_have_an_answer(front_scene):
+    """Of three things one lies outermost on each side; every other question is plain."""
+    at, _ = front_scene
+    replies = [asking.reply(at, side, t.name) for t in at.things for side in RELATIONS]
+    assert sum(map(str.isdigit, replies)) == 8 and replies.count(asking.NOBODY) == 4
+    assert {r for r in replies if r.isdigit()} == {"0", "1", "2"}
+
+
+def test_a_doubtful_thing_is_doubtful_whatever_else_is_there():
+    """The star, three pixels higher than the triangle, is never simply not above it."""
+    triangle, star = thing("purple triangle", 9, 48), thing("green star", 43, 45)
+    alone = scene(triangle, star, thing("orange circle", 57, 57))
+    beside = scene(triangle, star, thing("orange circle", 15, 17))
+    assert asking.rivals(alone, "above", "purple triangle") == [1]
+    assert asking.rivals(beside, "above", "purple triangle") == [1, 2]
+    assert asking.reply(alone, "above", "purple triangle") == "C"
+    assert asking.reply(beside, "above", "purple triangle") == "G"
+    assert asking.reply(alone, "above", "green star") == asking.NOBODY
 
 
 def test_the_thing_moves_to_every_column_and_touches_nothing(front_scene):
@@ -194,14 +231,55 @@ def test_the_thing_moves_to_every_column_and_touches_nothing(front_scene):
 
 
 def test_the_first_state_stands_without_a_script(page, front_scene):
+    at = front_scene[0]
     elements = Elements(page.replace("<polygon", "<circle").replace("</polygon>", ""))
-    assert elements.of("svg")[0]["role"] == "img"
-    found = asking.at_a_glance(front_scene[0], asking.question(asking.SIDE, asking.NAME))[1]
+    svg = elements.of("svg")[0]
+    assert svg["role"] == "img"
+    found = asking.at_a_glance(at, asking.question(asking.SIDE, asking.NAME))[1]
     assert f'<b data-part="answer">{found.name.split()[0]}</b>' in page
     assert f"{asking.SIDE} the {asking.NAME}</span>" in page
-    assert f"the {found.name}." in elements.of("svg")[0]["aria-label"]
+    assert all(f"{t.name} at {t.x} across and {t.y} down" in svg["aria-label"] for t in at.things)
     assert all(select["aria-label"] for select in elements.of("select"))
     assert "\n\n" not in page, "Markdown would end the HTML there"
+
+
+def test_the_question_stands_first_and_the_answer_is_folded(page):
+    """For eyes, for the keyboard and for a screen reader: it is no part of the picture's name."""
+    order = [page.index(part) for part in ("mm-ask-question", "<svg", "<details>", "<output>")]
+    assert order == sorted(order)
+    folded = re.search(r"<details><summary>Show the answer</summary>(.*?)</details>", page)[1]
+    assert folded.startswith("<output>") and folded.endswith("</output>")
+    assert "nearest" not in re.search(r'aria-label="(A picture[^"]*)"', page)[1]
+
+
+def test_the_answer_is_asked_for_and_the_thing_goes_back_to_its_row(page, tmp_path):
+    """By the keyboard, in a browser: the answer unfolds, and what is blocked comes back."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+    if not (browser and (ROOT / "tools/node_modules/playwright-core").exists()):
+        pytest.skip("no Chromium")
+    data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page)[1])
+    x, y = data["places"][data["start"]]
+    file = tmp_path / "page.html"
+    file.write_text(f"<!doctype html><meta charset=utf-8>{page}", "utf8")
+    left = [["ArrowLeft"]] * ((x - 6) // asking.STEP)
+    steps = [{"figure": 0, "input": 1, "keys": keys} for keys in left]
+    steps += [{"figure": 0, "input": "summary", "keys": ["Enter"]}]
+    done = subprocess.run(
+        ["node", "tools/operate.mjs", str(file), json.dumps(steps)],
+        cwd=ROOT, env={**os.environ, "BROWSER": browser}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["faults"] == []
+    places = [tuple(map(int, state["moves"])) for state in result["seen"]]
+    wanted = [tuple(map(int, state["wanted"])) for state in result["seen"]]
+    blocked = [state["blocked"] for state in result["seen"]]
+    assert wanted[:-1] == [(x - asking.STEP * n, y) for n in range(1, len(left) + 1)]
+    assert blocked == [place != want for place, want in zip(places, wanted, strict=True)]
+    assert any(blocked), "something is in the way of that row"
+    assert not blocked[-1] and places[-1][1] == y, "it does not come back to its row"
+    before, after = result["seen"][-2:]
+    assert "nearest" not in before["alt"] and "words pick out" in after["alt"]
 
 
 def test_a_picture_that_cannot_be_asked_about_is_refused():
@@ -241,6 +319,27 @@ def test_the_pictures_of_the_page_are_those_that_the_code_draws():
     plt.close("all")
 
 
+def test_the_page_says_of_the_table_what_its_record_says(monkeypatch):
+    """Where the words helped, the card would not say that they add nothing."""
+    load = fill_pages.load
+    assert "add nothing that we can tell" in fill_pages.build_block()
+    gains = {"only_image": {"mean": 0.05, "low": 0.01, "high": 0.09}}
+    changed = load("pomology") | {"gain_over": gains}
+    monkeypatch.setattr(
+        fill_pages, "load", lambda name: changed if name == "pomology" else load(name)
+    )
+    assert "Here the names help" in fill_pages.build_block()
+
+
+def test_the_size_that_the_pages_name_is_that_of_the_package():
+    needs = json.loads((ROOT / "book" / "results" / "needs.json").read_text("utf8"))
+    small = load_small().model
+    assert needs["model"]["parameters"] == sum(p.numel() for p in small.parameters())
+    assert needs["model"]["answers"] == len(ANSWERS)
+    disk = needs["disk"]
+    assert 0 < disk["site"] < disk["without_cuda"] <= disk["with_cuda"]
+
+
 def test_the_cells_of_a_color_hold_its_pixels():
     ink = front.of_color(scene(thing("blue square", 32, 32, size=1)), "blue")
     assert 0.5 < ink.max() <= 1 and 100 < 64 * ink.sum() < 200  # about 12 by 12 pixels
@@ -248,7 +347,7 @@ def test_the_cells_of_a_color_hold_its_pixels():
 
 
 def test_the_word_attends_to_the_cells_of_its_color(front_scene):
-    alt = front.attend(front_scene[0], asking.NAME)[1]
+    alt = front.attend(front_scene[0], asking.SIDE, asking.NAME)[1]
     plt.close("all")
     assert int(re.search(r"get (\d+) %", alt)[1]) > 90
 

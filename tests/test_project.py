@@ -23,7 +23,7 @@ from packaging.version import Version
 
 import mmlib
 from mmlib import cli
-from tools import fill_pages
+from tools import fill_pages, owner
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf8"))["project"]
@@ -119,6 +119,33 @@ def test_licenses_and_citation():
     assert citation["version"] == PROJECT["version"] == mmlib.__version__
     assert citation["repository-code"] == REPOSITORY
     assert citation["license"] == PROJECT["license"]
+    preface = (ROOT / "book" / "preface.md").read_text("utf8")
+    assert f"\n{citation['authors'][0]['name']}: {citation['title']}, version " in preface
+    assert f"version {mmlib.__version__}\n" in preface
+
+
+def test_one_command_writes_the_owner_into_every_link_of_a_copy(tmp_path):
+    for path, text in texts():
+        if "/mmlib-book" in text:
+            copy = tmp_path / path.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_text(text, "utf8")
+    for command in (["init", "--quiet"], ["add", "--all"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    old = re.compile(rf"{NAME.split('/')[0]}/mmlib-book")
+    name = "ada-lovelace"
+    changed = owner.rename(tmp_path, name)
+    assert {"README.md", "_config.yml", "pyproject.toml", "notebooks/03_attention.ipynb"} <= {
+        *changed
+    }
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and ".git" not in path.parts]
+    assert not [path for path in files if old.search(path.read_text("utf8"))]
+    readme = (tmp_path / "README.md").read_text("utf8")
+    assert f"git clone https://github.com/{name}/mmlib-book" in readme
+    assert f"/github/{name}/mmlib-book/blob/" in readme
+    assert owner.rename(tmp_path, "grace") == changed, "it can be changed again"
+    with pytest.raises(SystemExit, match="expected an account"):
+        owner.rename(tmp_path, "https://github.com/ada")
 
 
 # --- versions -------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ would take the whole line for HTML):
     … is <!-- record: scenes_small.metrics.overall .1% --><!-- /record -->, while …
 
 names the record book/results/scenes_small.json, the path of the value in it, and a format: one of
-Python's, where `%` is written with a space (97.1 %); `minutes` for seconds; `length` for a list. A
-value {mean, low, high} is written with its interval: 97.1 % [96.2, 97.9].
+Python's, where `%` is written with a space (97.1 %); `minutes` for seconds; `GB` for bytes;
+`million`; `length` for a list. A value {mean, low, high} is written with its interval:
+97.1 % [96.2, 97.9].
 
 On lines of their own, `<!-- block: records -->` and `<!-- /block -->` enclose a table of all
 records, `<!-- block: mutants -->` that of the planted faults, `<!-- block: equations -->` what ties
@@ -72,6 +73,10 @@ def write_value(value: Any, how: str) -> str:
         return str(len(value))
     if how == "minutes":
         return f"{value / 60:.0f}{NO_BREAK}min"
+    if how == "GB":
+        return f"{value / 1e9:.1f}{NO_BREAK}GB"
+    if how == "million":
+        return f"{value / 1e6:.1f}{NO_BREAK}million"
     if how.endswith("%"):
         return f"{100 * value:{how[:-1]}f}{NO_BREAK}%"
     return format(value, how)
@@ -266,7 +271,7 @@ def records_block() -> str:
         title = record.get("title", words(path.stem))
         by_hand = {
             "emoji": emoji_tables, "scenes_small": scenes_tables, "plateaus": plateaus_tables,
-            "world": world_tables,
+            "world": world_tables, "front": front_choice, "needs": needs_table,
         }.get(path.stem)  # fmt: skip
         tables = by_hand(record) if by_hand else "\n".join(interval_tables(record))
         parts.append(f"## {title}\n\n{'; '.join(facts)}.\n\n{tables}")
@@ -333,7 +338,7 @@ def ask_block() -> str:
     from mmlib.book import asking  # these two blocks alone need the package
 
     scene = asking.scene_of(asking.SEED)
-    moves = asking.to_move(scene, asking.NAME)
+    moves = asking.to_move(scene, asking.SIDE, asking.NAME)
     assert moves, f"the scene of seed {asking.SEED} is not plain at one look; choose another"
     return asking.picture_question(scene, moves, asking.SIDE, asking.NAME) + "\n"
 
@@ -345,6 +350,20 @@ def build_block() -> str:
     from mmlib.book import front
 
     record = load("pomology")
+    run = load("partial/scenes_small")["seed_0"]["report"]  # the run that comes with mmlib
+    both, unseen, unread = (
+        write_value(value["mean"], ".0%")
+        for value in (
+            run["accuracy"],
+            *(run["controls"][name]["overall"] for name in ("text_only", "image_only")),
+        )
+    )
+    gain = record["gain_over"]["only_image"]
+    names = (
+        "Here the names add nothing that we can tell: the picture alone does as well"
+        if gain["low"] <= 0 <= gain["high"]
+        else f"Here the names {'help' if gain['low'] > 0 else 'harm'}"
+    )
     told = {
         "attend": (
             "Attention, in a few lines of your own",
@@ -353,13 +372,16 @@ def build_block() -> str:
         ),
         "answer": (
             "A model that answers about pictures",
-            "You mend a program of thirty lines until it is whole, and watch what it learns, and "
-            "when (chapters 6 and 7).",
+            "You take a program of thirty lines that runs and is wrong, and rewrite it part by "
+            "part (chapters 6 and 7). These questions need both: the trained model answers "
+            f"{both} of them rightly, {unseen} where the picture is hidden from it, and {unread} "
+            "where the words are.",
         ),
         "table": (
             "A model of your own table",
-            f"The report says whether the picture helps. Of {record['rows']} paintings of fruit "
-            f"and their names it says: “{record['sentence']}”",
+            "The report says whether the picture helps, and whether the words do. "
+            f"{names}, on {record['rows']} paintings of fruit "
+            "([What was measured](measured.md)).",
         ),
     }
     parts = ["::::{grid} 1 1 3 3\n:gutter: 3\n:class-container: mm-build\n"]
@@ -379,20 +401,38 @@ def front_block() -> str:
         return ""
     shown = load("front")
     right = "which is right" if shown["answer"] == shown["truth"] else "which is wrong"
-    chosen = ""
-    if "passed_over" in shown:
-        passed = shown["passed_over"]
-        missed = passed["wrong"] + passed["unsure"]
-        chosen = (
-            " It is the first picture of the test stream that can be followed at a glance and that "
-            f"the model answered rightly and surely; before it, {missed} that could be followed at "
-            "a glance were not."
-        )
     return (
         f"![{shown['alt']}](_static/front.png)\n\n"
         f"*Asked “{shown['question']}?”, the trained model that comes with `mmlib` answers "
-        f"“{shown['answer']}”, {right}. Bright is what it attended to.{chosen}*\n"
+        f"“{shown['answer']}”, {right}. The frame marks the {shown['named']}, which the question "
+        "names; bright is what the model attended to.*\n"
     )
+
+
+def front_choice(record: dict) -> str:
+    """How the front page's picture was chosen, and how many were passed over."""
+    passed = record["passed_over"]
+    missed = passed["wrong"] + passed["unsure"]
+    return (
+        "The picture of the front page was chosen by a rule: it is the first of the test pictures "
+        "whose question can be followed at a glance and that the model answers rightly, and far "
+        f"surer of that answer than of any other. Before it {missed} pictures that can be followed "
+        f"at a glance were passed over because the model was wrong or less sure, and "
+        f"{passed['not_at_a_glance']} because they cannot.\n"
+    )
+
+
+def needs_table(record: dict) -> str:
+    """The disk that the environments take, and the size of the packaged model."""
+    disk, model = record["disk"], record["model"]
+    rows = [
+        ["the package, with torch for NVIDIA's GPUs", write_value(disk["with_cuda"], "GB")],
+        ["the same less what only those GPUs need", write_value(disk["without_cuda"], "GB")],
+        ["the site", write_value(disk["site"], "GB")],
+        ["parameters of the trained model", f"{model['parameters']:,}"],
+        ["answers that it chooses from", str(model["answers"])],
+    ]
+    return table(["what", "how much"], rows)
 
 
 def bibliography() -> dict[str, dict[str, str]]:

@@ -1,5 +1,6 @@
 // Opens a page of figures as a file, on a phone, presses keys, and prints what is seen after each:
 //     node tools/operate.mjs PAGE.html '[{"figure": 0, "input": 1, "keys": ["ArrowRight"]}]'
+// input is the place of an input or button in its figure, or a selector.
 // Fails on an error of a script, a request, or a page wider than the phone.
 import path from 'node:path';
 import {launch} from './browser.mjs';
@@ -17,7 +18,7 @@ await page.goto(address);
 const seen = [];
 for (const {figure, input, keys} of JSON.parse(steps)) {
   const root = page.locator('[data-mm]').nth(figure);
-  const control = root.locator('input, button').nth(input);
+  const control = typeof input === 'string' ? root.locator(input) : root.locator('input, button').nth(input);
   await control.focus();
   for (const key of keys) await page.keyboard.press(key);
   seen.push(await root.evaluate((element) => {
@@ -25,11 +26,15 @@ for (const {figure, input, keys} of JSON.parse(steps)) {
       .map((part) => part.textContent);
     const lengths = (name, attribute) => [...element.querySelectorAll(`[data-part="${name}"]`)]
       .map((part) => +part.getAttribute(attribute));
+    const place = (name) => element.querySelector(`[data-part="${name}"]`)?.getAttribute('transform')
+      ?.match(/-?\d+/g);
     return {
       says: element.querySelector('output').value,
       alt: element.querySelector('svg, img').getAttribute('aria-label')
         ?? element.querySelector('img').alt,
       numbers: texts('number'), scores: texts('score'), asks: texts('asks'),
+      moves: place('moves'), wanted: place('wanted'),
+      blocked: element.querySelector('[data-part="wanted"]')?.getAttribute('visibility') === 'visible',
       widths: lengths('line', 'stroke-width'), bars: lengths('bar', 'width'),
     };
   }));

@@ -23,20 +23,18 @@ from mmlib.data.scenes import (
     SHAPES,
     Scene,
     Thing,
-    answer,
     sample_scene,
 )
 from mmlib.data.scenes.controls import answer_or_none
-from mmlib.data.scenes.world import COLOR_NAMES, article, corners
+from mmlib.data.scenes.world import CLEAR, COLOR_NAMES, corners
 from mmlib.errors import expected
 
 MOST = 4  # objects of a picture that is taken in at one look
 DEGREES = 30  # between straight to the side and the way to the answer
 STEP = 3  # pixels from one place of the object that moves to the next
-NOBODY, UNSURE = "-", "?"
-# The front page's scene and its first question. This is the least seed whose scene keeps to
-# `to_move`, the thing in the middle being named.
-SEED, SIDE, NAME = 3641, "left of", "green star"
+NOBODY = "-"  # nothing lies on that side
+# The front page's scene and its first question: the least seed whose scene keeps to `to_move`.
+SEED, SIDE, NAME = 43, "below", "purple star"
 _AXES = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 _REFERENCE = re.compile(
     rf"what (?:color|shape) is the (?:nearest )?object ({'|'.join(RELATIONS)}) the (\w+ \w+)"
@@ -100,22 +98,27 @@ def scene_of(seed: int) -> Scene:
     return sample_scene(np.random.default_rng(seed), (3, 3))
 
 
-def to_move(scene: Scene, name: str) -> Thing | None:
-    """The thing to be moved where the scene shows at one look what a question asks, else None.
+def to_move(scene: Scene, relation: str, name: str) -> Thing | None:
+    """The circle to be moved where the scene shows at one look what a question asks, else None.
 
-    No two things are alike in color or shape. The named thing has another on its left and another
-    on its right, both `at_a_glance`. The one on the right is to be moved, and at a fifth of its
-    places or more it is the one that is nearest on the left.
+    No two things are alike in color or shape. As many questions as can be have an answer: on each
+    side only the outermost thing has nothing beside it, and nothing is too close to call. What is
+    named and what answers are plain `at_a_glance`; the third thing is a circle, and at a fifth of
+    its places or more it answers instead.
     """
     colors, shapes = ({getattr(t, k) for t in scene.things} for k in ("color", "shape"))
     if not len(colors) == len(shapes) == len(scene.things):
         return None
-    left, right = (at_a_glance(scene, question(side, name)) for side in ("left of", "right of"))
-    if left is None or right is None:
+    replies = [reply(scene, side, thing.name) for side in RELATIONS for thing in scene.things]
+    if sum(map(str.isdigit, replies)) < len(RELATIONS) * (len(scene.things) - 1):
         return None
-    own = str(scene.things.index(right[1]))
-    replies = [reply(at, "left of", name) for at in moved(scene, right[1])]
-    return right[1] if replies.count(own) * 5 >= len(replies) else None
+    plain = at_a_glance(scene, question(relation, name))
+    others = [thing for thing in scene.things if thing not in (plain or ())]
+    if plain is None or [SHAPES[thing.shape] for thing in others] != ["circle"]:
+        return None
+    own = str(scene.things.index(others[0]))
+    replies = [reply(at, relation, name) for at in moved(scene, others[0])]
+    return others[0] if replies.count(own) * 5 >= len(replies) else None
 
 
 def moved(scene: Scene, moves: Thing) -> Iterator[Scene]:
@@ -126,20 +129,33 @@ def moved(scene: Scene, moves: Thing) -> Iterator[Scene]:
 
 
 def reply(scene: Scene, relation: str, name: str) -> str:
-    """The number of the thing that answers, NOBODY where none is clearly there, else UNSURE.
+    """One sign: the number of the thing that answers, NOBODY, or a letter for `rivals`.
 
     The scene's colors all differ, so the oracle's color names a thing.
     """
     color = answer_or_none(scene, question(relation, name))
     if color is not None:
         return str([COLOR_NAMES[thing.color] for thing in scene.things].index(color))
-    others = [thing.name for thing in scene.things if thing.name != name]
-    beside = [o for o in others if answer(scene, f"is the {o} {relation} the {name}") == "yes"]
-    return UNSURE if beside else NOBODY
+    close = rivals(scene, relation, name)
+    return chr(ord("A") + sum(1 << number for number in close)) if close else NOBODY
+
+
+def rivals(scene: Scene, relation: str, name: str) -> list[int]:
+    """The numbers of the things on that side of which none is nearer than another by CLEAR pixels.
+
+    One alone that is not the answer lies barely on that side.
+    """
+    (named,) = [thing for thing in scene.things if thing.name == name]
+    far = {
+        number: math.dist((thing.x, thing.y), (named.x, named.y))
+        for number, thing in enumerate(scene.things)
+        if _along(named, thing, relation)[0] > 0
+    }
+    return [number for number in far if far[number] < min(far.values()) + CLEAR]
 
 
 def answers(scene: Scene, moves: Thing) -> str:
-    """The reply to each question at each place: a letter for each, by place, name and side."""
+    """The reply to each question at each place: a sign for each, by place, name and side."""
     return "".join(
         reply(at, relation, thing.name)
         for at in moved(scene, moves)
@@ -155,12 +171,12 @@ document.querySelectorAll('[data-mm="KEY"]:not([data-ready])').forEach((root) =>
   const part = (name) => root.querySelector('[data-part="' + name + '"]');
   const [down, across] = root.querySelectorAll('input'), svg = root.querySelector('svg');
   const put = (node, at) => Object.keys(at).forEach((k) => node.setAttribute(k, at[k]));
-  let place = d.start;
-  const nearest = (x, y, only) => {
+  const asked = root.querySelector('details'), moves = part('moves');
+  let place = d.start, want = d.places[place];  // where it is, and where the reader wants it
+  const free = ([x, y]) => {  // the free place that is nearest to a wanted one
     let best = 0, least = Infinity;
     d.places.forEach(([a, b], k) => {
-      const far = (only === 'x' && a !== x) || (only === 'y' && b !== y)
-        ? Infinity : (a - x) ** 2 + (b - y) ** 2;
+      const far = (a - x) ** 2 + (b - y) ** 2;
       if (far < least) { least = far; best = k; }
     });
     return best;
@@ -170,36 +186,56 @@ document.querySelectorAll('[data-mm="KEY"]:not([data-ready])').forEach((root) =>
     const name = +part('name').value, side = +part('side').value;
     const reply = d.answers[(place * d.names.length + name) * d.sides.length + side];
     const found = d.names[reply], [x, y] = at[name], to = found ? at[reply] : at[name];
-    const words = [d.sides[side], d.names[name], found, d.beside[side]];
-    const fill = (text) => text.replace(/\\{(\\d)\\}/g, (_, k) => words[k]);
-    put(part('moves'), {transform: 'translate(' + at[d.moves] + ')'});
+    const rivals = d.names.filter((_, k) => (reply.charCodeAt() - 65) >> k & 1);
+    const [says, why] = found ? [found.split(' ')[0], d.why]
+      : d.none[reply === '-' ? 0 : Math.min(rivals.length, 2)];
+    const words = [d.sides[side], d.names[name], found ?? rivals.join(' or the '), d.beside[side]];
+    put(moves, {transform: 'translate(' + at[d.moves] + ')'});
     put(part('named'), {cx: x, cy: y, r: d.rings[name]});
     put(part('found'), {cx: to[0], cy: to[1], r: found ? d.rings[reply] : 0});
     const far = Math.hypot(to[0] - x, to[1] - y) || 1, cut = (k) => d.rings[k] / far;
     const along = (share) => [0, 1].map((n) => at[name][n] + share * (to[n] - at[name][n]));
     const [a, b] = found ? [along(cut(name)), along(1 - cut(reply))] : [[x, y], [x, y]];
     put(part('way'), {x1: a[0], y1: a[1], x2: b[0], y2: b[1]});
-    part('answer').textContent = found ? found.split(' ')[0] : d.none[reply][0];
-    part('why').textContent = fill(found ? d.why : d.none[reply][1]);
-    put(svg, {'aria-label': d.shows + ' ' + part('why').textContent});
-    [across.value, down.value] = d.places[place];
-    across.setAttribute('aria-valuetext', d.places[place][0] + ' of 64 from the left');
-    down.setAttribute('aria-valuetext', d.places[place][1] + ' of 64 from the top');
+    part('answer').textContent = says;
+    part('why').textContent = why.replace(/\\{(\\d)\\}/g, (_, k) => words[k]);
+    asked.querySelector('summary').textContent = d.summary[+asked.open];
+    const each = d.names.map((n, k) => n + ' at ' + at[k][0] + ' across and ' + at[k][1] + ' down');
+    put(svg, {'aria-label': d.shows + each.join(', ') + '.'
+      + (asked.open ? ' ' + part('why').textContent : '')});
+    const blocked = '' + want !== '' + d.places[place];
+    const seen = blocked ? 'visible' : 'hidden';
+    put(part('wanted'), {transform: 'translate(' + want + ')', visibility: seen});
+    [[across, 'from the left'], [down, 'from the top']].forEach(([range, from], n) => {
+      range.value = want[n];
+      range.setAttribute('aria-valuetext', want[n] + ' of ' + d.pixels + ' ' + from
+        + (blocked ? '; something is in the way, it waits at ' + d.places[place][n] : ''));
+    });
   };
-  across.oninput = () => { place = nearest(+across.value, d.places[place][1], 'x'); show(); };
-  down.oninput = () => { place = nearest(d.places[place][0], +down.value, 'y'); show(); };
-  part('name').onchange = part('side').onchange = show;
-  const moves = part('moves');
+  const go = (to) => { want = to; place = free(to); show(); };
+  across.oninput = () => go([+across.value, want[1]]);
+  down.oninput = () => go([want[0], +down.value]);
+  part('name').onchange = part('side').onchange = asked.ontoggle = show;
+  let grip = [0, 0];  // from the finger to the middle of what it holds
+  const pointed = (event) => {
+    const box = svg.getBoundingClientRect(), unit = d.pixels / box.width;
+    return [(event.clientX - box.left) * unit, (event.clientY - box.top) * unit];
+  };
   moves.onpointerdown = (event) => {
     moves.setPointerCapture(event.pointerId);
     event.preventDefault();
+    grip = pointed(event).map((at, n) => d.places[place][n] - at);
   };
   moves.onpointermove = (event) => {
     if (!moves.hasPointerCapture(event.pointerId)) return;
-    const box = svg.getBoundingClientRect(), unit = d.pixels / box.width;
-    place = nearest((event.clientX - box.left) * unit, (event.clientY - box.top) * unit);
-    show();
+    go(pointed(event).map((at, n) => {
+      const {min, max, step} = [across, down][n], steps = Math.round((at + grip[n] - min) / step);
+      return Math.min(+max, Math.max(+min, +min + steps * step));
+    }));
   };
+  moves.onpointerup = moves.onpointercancel = () => go(d.places[place]);
+  // or the page would scroll under the finger: touch-action has no effect on a part of an SVG
+  moves.addEventListener('touchstart', (event) => event.preventDefault(), {passive: false});
   root.querySelectorAll('[hidden]').forEach((node) => { node.hidden = false; });
   part('static').hidden = true;
   root.querySelectorAll('select').forEach((select) => {
@@ -213,14 +249,19 @@ _BESIDE = {
     "above": "above it", "below": "below it",
 }  # fmt: skip
 _WHY = "The words pick out the {1}. The picture shows what is nearest {3}: the {2}."
-_NONE = {
-    NOBODY: ("nothing", "The words pick out the {1}. The picture shows nothing {3}."),
-    UNSURE: ("too close to call", "No object is clearly the nearest one {0} the {1}."),
-}
+_NONE = (  # by how many things rival
+    ("nothing", "The words pick out the {1}. The picture shows nothing {3}."),
+    ("too close to call", "The words pick out the {1}. The {2} lies barely {3}."),
+    (
+        "too close to call",
+        "The words pick out the {1}. Nearest {3} is the {2}: they are about as far away.",
+    ),
+)
+_SUMMARY = ("Show the answer", "Hide the answer")
 
 
 def picture_question(scene: Scene, moves: Thing, relation: str, name: str) -> str:
-    """HTML: the scene, a question whose side and name the reader chooses, and its answer.
+    """HTML: a question whose side and name the reader chooses, the scene, and the answer, folded.
 
     moves is the thing that the reader drags, or moves by two sliders; relation and name are of the
     question that is asked first, which must have an answer.
@@ -231,13 +272,13 @@ def picture_question(scene: Scene, moves: Thing, relation: str, name: str) -> st
     if len({thing.color for thing in scene.things}) < len(names):
         raise expected("things of different colors", ", ".join(names), "take another scene")
     first = reply(scene, relation, name)
-    if first in _NONE:
+    if not first.isdigit():
         raise expected("a first question with an answer", question(relation, name), "ask another")
     free = places(scene, moves)
     sides = list(RELATIONS)
     rings = [thing.radius + 1 for thing in scene.things]
-    each = [f"{article(n)} {n}" for n in names]
-    shows = f"A picture with {', '.join([*each[:-2], ' and '.join(each[-2:])])}."
+    shows = f"A picture, {PIXELS} across and {PIXELS} down: "
+    each = [f"{thing.name} at {thing.x} across and {thing.y} down" for thing in scene.things]
     data = json.dumps(
         {
             "at": [[thing.x, thing.y] for thing in scene.things],
@@ -253,6 +294,7 @@ def picture_question(scene: Scene, moves: Thing, relation: str, name: str) -> st
             "why": _WHY,
             "none": _NONE,
             "shows": shows,
+            "summary": _SUMMARY,
         },
         ensure_ascii=False,
         separators=(",", ":"),
@@ -260,14 +302,16 @@ def picture_question(scene: Scene, moves: Thing, relation: str, name: str) -> st
     named, found = scene.things[names.index(name)], scene.things[int(first)]
     why = _fill(_WHY, relation, name, found.name)
     inside = (
-        _drawing(scene, moves, named, found, f"{shows} {why}")
-        + '<div><p class="mm-ask-question">What color is the nearest object '
+        '<p class="mm-ask-question">What color is the nearest object '
         f'<span data-part="static">{relation} the {name}</span><span hidden>'
         f"{_choice('side', 'side', sides, sides.index(relation))} the "
         f"{_choice('name', 'name', names, names.index(name))}</span>?</p>"
+        + _drawing(scene, moves, named, found, f"{shows}{', '.join(each)}.")
+        + f'<div class="mm-ask-rest"><details><summary>{_SUMMARY[0]}</summary>'
         f'<output><b data-part="answer">{COLOR_NAMES[found.color]}</b> '
-        f'<span data-part="why">{html.escape(why)}</span></output>'
-        f'<div hidden class="mm-ask-move">Move the {moves.name}: drag it, or use the sliders.'
+        f'<span data-part="why">{html.escape(why)}</span></output></details>'
+        f'<div hidden class="mm-ask-move">Move the {moves.name}: drag it, or use the sliders. '
+        "A thin outline shows where you want it while something is in the way."
         f"{_slider('down', [y for _, y in free], moves.y)}"
         f"{_slider('across', [x for x, _ in free], moves.x)}</div></div>"
     )
@@ -310,7 +354,11 @@ def outline(thing: Thing) -> str:
 
 
 def _drawing(scene: Scene, moves: Thing, named: Thing, found: Thing, alt: str) -> str:
-    """The scene; a ring around what is named, another around the answer, a line between."""
+    """The scene; a ring around what is named, another around the answer, a line between.
+
+    The stylesheet hides rings and line until the answer is asked for. An outline shows where the
+    thing that moves is wanted and cannot be.
+    """
     ground = f"rgb({scene.ground},{scene.ground},{scene.ground})"
     far = math.dist((named.x, named.y), (found.x, found.y))
     step = ((found.x - named.x) / far, (found.y - named.y) / far)
@@ -326,6 +374,7 @@ def _drawing(scene: Scene, moves: Thing, named: Thing, found: Thing, alt: str) -
         f'<line data-part="way" x1="{named.x + start * step[0]:.2f}" '
         f'y1="{named.y + start * step[1]:.2f}" x2="{named.x + end * step[0]:.2f}" '
         f'y2="{named.y + end * step[1]:.2f}"/>{shapes}'
+        f'<g data-part="wanted" visibility="hidden">{outline(moves)}</g>'
         f'<circle data-part="named" cx="{named.x}" cy="{named.y}" r="{named.radius + 1}"/>'
         f'<circle data-part="found" cx="{found.x}" cy="{found.y}" r="{found.radius + 1}"/></svg>'
     )

@@ -42,7 +42,7 @@ def paste(axis: Axes, scene: Scene, corner: drawing.Point, side: float, cells: b
     axis.set(xlim=(0, WIDTH), ylim=(0, HEIGHT))
 
 
-def attend(scene: Scene, name: str) -> tuple[Figure, str]:
+def attend(scene: Scene, relation: str, name: str) -> tuple[Figure, str]:
     """A word of the question attends to the cells of the picture.
 
     Its query is its own color. The key of a cell says how full of each color it is, beside the
@@ -57,7 +57,7 @@ def attend(scene: Scene, name: str) -> tuple[Figure, str]:
     weights = attention_weights(scaled[None, None], keys[None, None])[0, 0, 0]
     figure, axis = drawing.canvas(WIDTH, HEIGHT)
     side, left, bottom = 1.6, 0.7, 0.08
-    words = ["left", "of", "the", *name.split()]
+    words = [*relation.split(), "the", *name.split()]
     widths = [0.16 + 0.085 * len(word) for word in words]
     free = (WIDTH - sum(widths)) / (len(words) + 1)
     x = free
@@ -77,9 +77,10 @@ def attend(scene: Scene, name: str) -> tuple[Figure, str]:
                 linewidth=drawing.THICKEST * weight, solid_capstyle="butt",
             )  # fmt: skip
     share = sum(weights.tolist()[n] for n in np.flatnonzero(of_color(scene, color).ravel() > 0))
+    count = {4: "Four", 5: "Five"}[len(words)]
     return figure, (
-        f"Five words above a picture cut into {CELLS} by {CELLS} cells. Lines lead from the word "
-        f"“{color}” to the cells that show the {name}, which get {100 * share:.0f} % of its "
+        f"{count} words above a picture cut into {CELLS} by {CELLS} cells. Lines lead from the "
+        f"word “{color}” to the cells that show the {name}, which get {100 * share:.0f} % of its "
         "attention."
     )
 
@@ -140,7 +141,7 @@ def drawn(record: dict[str, Any]) -> dict[str, tuple[Figure, str]]:
     with plt.rc_context(figures.STYLE):
         scene = asking.scene_of(asking.SEED)
         return {
-            "attend": attend(scene, asking.NAME),
+            "attend": attend(scene, asking.SIDE, asking.NAME),
             "answer": answer(scene, asking.SIDE, asking.NAME),
             "table": table(record),
         }
