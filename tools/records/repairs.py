@@ -364,5 +364,12 @@ def summarize(units: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "by_seed": {
             name: [units[f"{name}_{seed}"]["accuracy"] for seed in SEEDS] for name in VARIANTS
         },
+        "losses": {
+            name: [
+                {"first": u["first_losses"][0], "last": u["last_loss"]}
+                for u in (units[f"{name}_{seed}"] for seed in SEEDS)
+            ]
+            for name in VARIANTS
+        },
         "fingerprint": {name: units[f"{name}_0"]["first_losses"] for name in VARIANTS},
     }  # fmt: skip
