@@ -5,6 +5,7 @@ The repairs are taken from the notebook's own cells: what is tested is what is r
 
 import contextlib
 import io
+import json
 import math
 from copy import deepcopy
 from dataclasses import replace
@@ -28,6 +29,7 @@ from mmlib.data.scenes import ANSWERS
 from mmlib.errors import UserError
 from mmlib.fusion import CrossAttention, MergedAttention
 from mmlib.tokens import Tokens
+from tools import record
 
 ROOT = Path(__file__).parents[1]
 
@@ -347,6 +349,52 @@ def test_6_6_first_loss(C, sigma):
     assert math.log(C) - error <= loss <= math.log(C) + sigma**2 / 2 + error
     # both sides are wide of the other, so the bound is not empty
     assert loss > math.log(C) + error / 4 or sigma < 0.5
+
+
+# --- the record of the repairs --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def repairs():
+    """The record's module and its training data."""
+    made = record.load("repairs")
+    return made, made.data("train", train_mode=False)
+
+
+@pytest.mark.parametrize("name", ["whole", "words_no_keys_deep", "no_places", "least", "neighbors"])
+def test_the_record_of_the_repairs_is_of_this_code(repairs, name, monkeypatch):
+    """The losses of the first two steps of seed 0, taken again, are those of the record."""
+    made, given = repairs
+    monkeypatch.setattr(made, "STEPS", 2)
+    recorded = json.loads((ROOT / "book" / "results" / "repairs.json").read_text("utf8"))
+    _, losses = made.trained(name, 0, given)
+    assert losses == pytest.approx(recorded["fingerprint"][name][:2], rel=1e-4)
+
+
+def test_each_variant_undoes_what_it_says(repairs):
+    """What may not matter to a variant does not change its answers, and what may does."""
+    made, given = repairs
+    few = made.rows(given, torch.arange(16))
+    turned = few | {"features": few["features"].flip(1)}  # cells change places
+    pads = made.more_pads(few)
+
+    def logits(model, batch):
+        with torch.no_grad():
+            return made.logits(model.eval(), batch)
+
+    def moves(name, changed):
+        torch.manual_seed(0)
+        model = made.VARIANTS[name]()
+        return float((logits(model, few) - logits(model, changed)).abs().max()) > 1e-4
+
+    assert moves("whole", turned) and not moves("no_places", turned)
+    assert not moves("one_vector", turned)
+    assert moves("pads", pads) and not moves("whole", pads)
+    torch.manual_seed(0)
+    alone = made.one_key_map()
+    assert alone.fusion[0].mixer.W_k["image"] is alone.fusion[0].mixer.W_k["text"]
+    words = few | {"input_ids": few["input_ids"].flip(0), "attention_mask": few["attention_mask"]}
+    assert moves("whole", words)
 
 
 # --- the exercises on paper, by counting and by simulation ----------------------------------------
