@@ -542,7 +542,7 @@ def test_claims_and_their_comparisons(capsys):
     [
         (lambda m, xy: m.register_buffer("xy", xy, persistent=False), "right."),
         (lambda m, xy: m.register_buffer("xy", xy), "saved with every checkpoint"),
-        (lambda m, xy: setattr(m, "xy", nn.Parameter(xy)), "would be trained now"),
+        (lambda m, xy: setattr(m, "xy", nn.Parameter(xy)), "would count as a parameter"),
         (lambda m, xy: setattr(m, "xy", xy), "stays behind"),
         (lambda m, xy: m.register_buffer("xy", xy.flip(1), persistent=False), "other numbers"),
         (lambda m, xy: None, "no answer yet"),

@@ -264,7 +264,8 @@ def own(program: Program) -> Verdict:
     before = first(model(given.text, given.image))
     with turned(model, [0]):
         after = first(model(given.text, given.image))
-    return moves(float((after - before).abs().max()))
+    largest = max(float(x.abs().max()) for x in (before, after))
+    return moves(float((after - before).abs().max()) / max(largest, STILL))
 
 
 @torch.no_grad()

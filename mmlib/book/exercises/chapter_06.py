@@ -20,8 +20,8 @@ _CLAIMS = {
     "b": ("other picture", "what must be exchanged if the words alone might have been enough?"),
     "c": (
         "another name",
-        "with another picture or another kind of question a model that looks at anything on the"
-        " left would lose as well. What must change, and nothing else?",
+        "with another picture or another question a model that answers about any thing of the"
+        " picture would lose as well. What must change, and nothing else?",
     ),
     "d": (
         "one vector, same trunk",
@@ -58,7 +58,7 @@ _NAMES = set(
     " answers weights".split()
 )
 _SYMPTOMS = {
-    "a": ("padding", "sorting by length changes only with whom a text is padded."),
+    "a": ("padding", "what is behind the words that was not there before, and may it count?"),
     "b": ("words", "what does it mean that no prediction depends on the question?"),
     "c": ("missing", "which softmax has no key in that batch, and what is 0/0?"),
     "d": ("places", "what do the two questions differ in, once the cells are a bag?"),

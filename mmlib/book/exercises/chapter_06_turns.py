@@ -249,7 +249,7 @@ def _judge_keep(answer: Any) -> str:
     if not torch.equal(cast(Tensor, ruler.xy), xy):
         return "not yet. module.xy holds other numbers than it was given."
     if isinstance(ruler.xy, nn.Parameter):
-        return "not yet. It would be trained now: it is a constant, not a parameter."
+        return "not yet. It would count as a parameter now: it is a constant of the module."
     try:
         deepcopy(ruler).double()(cells.double())
         deepcopy(ruler).to("meta")(cells.to("meta"))
