@@ -314,7 +314,7 @@ def dropout(program: Program) -> Verdict:
 def _freeze(model: nn.Module) -> nn.Module:
     """A copy, frozen by its own method where it has one, else by what one does without it."""
     model = deepcopy(model)
-    able = [m for m in model.modules() if hasattr(m, "freeze")]
+    able: list[Any] = [m for m in model.modules() if hasattr(m, "freeze")]
     for part in able:
         part.freeze()
     return model if able else model.requires_grad_(False)
@@ -323,7 +323,7 @@ def _freeze(model: nn.Module) -> nn.Module:
 class _SaysYes(TorchFunctionMode):
     """On the meta device, which has no numbers, whatever is asked of a number is true."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is Tensor.__bool__ and args[0].is_meta:
             return True
         return func(*args, **(kwargs or {}))

@@ -92,7 +92,7 @@ def data(split: str, train_mode: bool) -> dict[str, Tensor]:
     train_mode leaves the trunk in training mode, as requires_grad_(False) alone does: its norms use
     their batch's statistics and go on moving; the test features come from the statistics moved.
     """
-    trunk = load_small().model.encoders["image"].backbone
+    trunk: Any = load_small().model.encoders["image"].backbone
     found = None
     for part in ("train", "test") if train_mode else (split,):
         batch = collate(drawn(part))
@@ -133,7 +133,7 @@ def one_vector() -> MultimodalBert:
 class Neighbors(MultimodalBert):
     """The axis of samples read as that of tokens: each question attends to all pictures' vectors"""
 
-    def fuse(self, tokens):  # type: ignore[no-untyped-def]
+    def fuse(self, tokens: Any) -> Any:
         pictures = tokens["image"].value.mean(1)  # [P, d] as one sequence of P tokens
         all_of_them = pictures.expand(len(pictures), *pictures.shape)
         return super().fuse({"text": tokens["text"], "image": Tokens.all_visible(all_of_them)})
@@ -141,10 +141,7 @@ class Neighbors(MultimodalBert):
 
 def least() -> MultimodalBert:
     """What the specimen needs to run and no more: one vector, attention alone, words no keys."""
-    model = one_vector()
-    other = words_no_keys()
-    model.fusion = nn.ModuleList(AttentionAlone(block.mixer) for block in other.fusion)  # type: ignore[union-attr, arg-type]
-    return model
+    return attention_alone(one_vector(), words_no_keys())
 
 
 def neighbors() -> MultimodalBert:
@@ -185,6 +182,7 @@ def words_no_keys_last() -> MultimodalBert:
 
 def one_key_map() -> MultimodalBert:
     model = whole()
+    block: Any
     for block in model.fusion:
         for maps in (block.mixer.W_k, block.mixer.W_v):
             maps["image"] = maps["text"]
@@ -195,6 +193,13 @@ def no_places() -> MultimodalBert:
     model = whole()
     image: Any = model.encoders["image"]
     image.project = lambda x: Tokens(image.norm(image.proj(x.value)), x.mask)
+    return model
+
+
+def attention_alone(model: MultimodalBert, other: MultimodalBert) -> MultimodalBert:
+    """The model with the attention of the other's layers and nothing around it."""
+    blocks: list[Any] = list(other.fusion)
+    model.fusion = nn.ModuleList(AttentionAlone(block.mixer) for block in blocks)
     return model
 
 
@@ -212,8 +217,7 @@ class AttentionAlone(nn.Module):
 
 def no_block() -> MultimodalBert:
     model = whole()
-    model.fusion = nn.ModuleList(AttentionAlone(block.mixer) for block in model.fusion)
-    return model
+    return attention_alone(model, model)
 
 
 def wide_head() -> MultimodalBert:
