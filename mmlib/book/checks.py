@@ -393,27 +393,37 @@ def answers(program: Program) -> Verdict:
     return model.training, "train" if model.training else "left in eval"
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the library's reports and progress bars: the verdict says what they say."""
+    told = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(told)
+        logging.enable_progress_bar()
+
+
 @torch.no_grad()
 def weights(program: Program) -> Verdict:
     """what a file lacks is not drawn at random; control: a whole file"""
-    folders, saved = saved_berts()
 
     def states(place: Path) -> Tensor:
         loaded = program.load(place)
         bert = loaded[0] if isinstance(loaded, tuple) else loaded
         return bert.eval()(batch().text["input_ids"])[0]
 
-    if moved(saved(batch().text["input_ids"])[0], states(folders["whole"])) > STILL:
-        return None, "a whole file is not loaded"
-    told = logging.get_verbosity()
-    logging.set_verbosity_error()  # the library's report is long, and the verdict says the same
-    try:
-        one, two = states(folders["lacking"]), states(folders["lacking"])
-    except Exception as error:
-        named = LACKING in str(error)
-        return named, "refused by name" if named else "stops"
-    finally:
-        logging.set_verbosity(told)
+    with _quiet():
+        folders, saved = saved_berts()
+        if moved(saved(batch().text["input_ids"])[0], states(folders["whole"])) > STILL:
+            return None, "a whole file is not loaded"
+        try:
+            one, two = states(folders["lacking"]), states(folders["lacking"])
+        except Exception as error:
+            named = LACKING in str(error)
+            return named, "refused by name" if named else "stops"
     return False, f"two loads differ by {size(moved(one, two))}"
 
 
