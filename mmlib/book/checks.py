@@ -108,7 +108,7 @@ def parts(d: int = 64) -> tuple[BertModel, ResNet]:
 
 
 def moved(a: Tensor, b: Tensor) -> float:
-    """The largest change, as a share of the largest entry."""
+    """The largest change between a and b [B, …], as a share of the largest entry of a."""
     return float(((a - b).abs().max() / a.abs().max()).detach())
 
 
@@ -130,13 +130,13 @@ def moves(change: float) -> Verdict:
 
 
 def at_words(out: Tensor) -> Tensor:
-    """Results at the visible words of the batch, or the logits as they are."""
+    """Results [B, L, d] at the visible words of the batch, or logits [B, C] as they are."""
     mask = batch().text["attention_mask"]
     return out[mask] if out.dim() == 3 and out.shape[1] == mask.shape[1] else out
 
 
 def first(out: Tensor) -> Tensor:
-    """The result at [CLS], or the logits as they are."""
+    """The result [B, L, d] at [CLS], or logits [B, C] as they are."""
     return out[:, 0] if out.dim() == 3 else out
 
 
