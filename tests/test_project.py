@@ -42,6 +42,15 @@ def tracked(*patterns: str) -> list[Path]:
     return [path for path in paths if "vendor" not in path.parts and path.exists()]
 
 
+MERGE_MARK = re.compile(rb"^(<{7}|>{7}) ", re.MULTILINE)
+
+
+def test_no_file_holds_the_marks_of_a_merge():
+    assert MERGE_MARK.search(b"a\n" + b"<" * 7 + b" HEAD\nb") and not MERGE_MARK.search(b">> a")
+    marked = [path for path in tracked() if path.is_file() and MERGE_MARK.search(path.read_bytes())]
+    assert not marked
+
+
 def texts() -> list[tuple[Path, str]]:
     """Every committed file that is text, with it."""
     suffixes = {".png", ".woff2", ".safetensors", ".zip", ".gz", ".onnx", ".jpg"}
