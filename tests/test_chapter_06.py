@@ -397,6 +397,37 @@ def test_each_variant_undoes_what_it_says(repairs):
     assert moves("whole", words)
 
 
+def test_the_sentences_of_6_7_hold_for_the_record():
+    """What the prose around the figures says in words, and no cell computes."""
+    found = json.loads((ROOT / "book" / "results" / "repairs.json").read_text("utf8"))
+    mean = {
+        name: {kind: x["mean"] for kind, x in v["by_kind"].items()}
+        | {how: x["mean"] for how, x in v["accuracy"].items()}
+        for name, v in found["variants"].items()
+    }
+    whole, guess = mean["whole"], found["best_guess"]["overall"]
+    assert mean["least"]["asked"] < guess
+    assert abs(mean["neighbors"]["asked"] - guess) < 0.03
+    assert abs(whole["other_picture"] - guess) < 0.03 < whole["other_question"] - guess
+    seeing = {n: v["asked"] for n, v in mean.items() if n not in ("least", "neighbors")}
+    assert min(seeing, key=seeing.__getitem__) == "one_vector"
+    # colors and shapes as before, places a little worse, existence and counting most
+    lost = {kind: whole[kind] - mean["words_no_keys"][kind] for kind in found["best_guess"] if kind
+            in whole}  # fmt: skip
+    assert max(lost["color"], lost["shape"]) < 0.02 < lost["location"] < 0.15
+    assert min(lost["existence"], lost["counting"]) > 0.2
+    # either layer will do; a deeper BERT brings existence back and counting in part
+    for name in ("words_no_keys_first", "words_no_keys_last"):
+        assert whole["existence"] - mean[name]["existence"] < 0.1
+    deep = mean["words_no_keys_deep"]
+    assert deep["existence"] > whole["existence"] - 0.02
+    assert mean["words_no_keys"]["counting"] + 0.05 < deep["counting"] < whole["counting"] - 0.05
+    seeds = found["by_seed"]
+    pairs = list(zip(seeds["whole"], seeds["wide_head"], strict=True))
+    assert all(head["asked"] < own["asked"] for own, head in pairs)
+    assert mean["one_key_map"]["asked"] > whole["asked"]
+
+
 # --- the exercises on paper, by counting and by simulation ----------------------------------------
 
 

@@ -789,3 +789,23 @@ def test_a_frozen_text_encoder_costs_what_exercise_7_4_says():
     first = 3 * sum(parts.values()) - step_flops(built("tiny"), 8, 1, L_t)
     right = EXERCISES["7.4"].right(parts["text"], parts["image"], parts["fusion"] + parts["head"])
     assert counted(lambda: model(*given).sum().backward()) == right - first + projection
+
+
+def test_the_sentences_of_7_7_hold_for_the_runs():
+    """What the prose says of the two runs, and no cell computes."""
+    units = json.loads((RESULTS / "partial" / "scenes_small.json").read_text("utf8"))
+    curves = {n: {at["step"]: at for at in units[n]["curve"]} for n in ("seed_0", "seed_1")}
+
+    def reached(name, kind):
+        return next((s for s, at in curves[name].items() if at[kind] >= 0.9), None)
+
+    for name in curves:
+        assert reached(name, "existence") < reached(name, "relation") < reached(name, "counting")
+    assert reached("seed_1", "relation") - reached("seed_0", "relation") == 100
+    assert reached("seed_0", "reference") and reached("seed_1", "reference") is None
+    third = SceneRecipe.from_json(units["seed_0"]["recipe"]).stages()[3].first
+    before, after = curves["seed_0"][third - 100]["reference"], curves["seed_0"][third + 100]
+    assert before < 0.45 and after["reference"] > 0.6
+    assert abs(curves["seed_1"][2000]["reference"] - 0.5) < 0.05
+    one, other = (units[name]["recipe"] for name in curves)
+    assert {key for key in one if one[key] != other[key]} == {"seed"}
