@@ -54,9 +54,10 @@ def generate(
     with evaluating(model):
         new, new_mask = ids, mask
         for _ in range(most):
-            first = reading is None or reading.mask is None
-            given = (inputs, present) if first else ({}, {})
-            states = model.states(new, new_mask, *given, reading=reading)
+            if reading is not None and reading.begun:
+                states = model.states(new, new_mask, reading=reading)
+            else:
+                states = model.states(new, new_mask, inputs, present, reading)
             # padding stands on the left, so the last state of each row is that of its last token
             logits = model.head(states[:, -1])
             if temperature == 0:

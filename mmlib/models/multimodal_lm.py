@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any
 
@@ -17,18 +16,36 @@ from mmlib.errors import expected
 from mmlib.losses import IGNORE, masked_lm
 
 
-@dataclass
 class Reading:
-    """What a model has read so far of B texts; begins empty, one a batch of texts.
+    """What a model has read so far of B texts: begins empty, one a batch of texts.
 
-    past holds the keys and values of each layer, mask and block [B, L] which of the L tokens may be
-    seen by whom (`attention_mask`), place [B, 1] where the next word of each text stands.
+    past holds the keys and values of each layer; beside them stand who may see which token (mask
+    and block numbers [B, L], see `attention_mask`) and where the next word of each text stands.
     """
 
-    past: DynamicCache = field(default_factory=DynamicCache)
-    mask: Tensor | None = None
-    block: Tensor | None = None
-    place: Tensor | None = None
+    def __init__(self) -> None:
+        self.past = DynamicCache()
+        self._read: tuple[Tensor, Tensor, Tensor] | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything was read."""
+        return self._read is not None
+
+    def append(
+        self, mask: Tensor, block: Tensor, place: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Mask and block numbers of all tokens [B, L_k], numbers and places of the new [B, L].
+
+        mask, block and place are those of the new tokens by themselves.
+        """
+        seen, numbers = mask, block
+        if self._read is not None:
+            before, earlier, next_place = self._read
+            block, place = block + before.shape[1], place + next_place
+            seen, numbers = torch.cat([before, mask], 1), torch.cat([earlier, block], 1)
+        self._read = seen, numbers, place[:, -1:] + 1
+        return seen, numbers, block, place
 
 
 class MultimodalLM(nn.Module):
@@ -47,6 +64,9 @@ class MultimodalLM(nn.Module):
     for the prefix.
     """
 
+    words: int
+    width: int
+
     def __init__(
         self, language: PreTrainedModel, encoders: Mapping[str, nn.Module], prefix: bool = False
     ):
@@ -62,7 +82,9 @@ class MultimodalLM(nn.Module):
         # the newer name in transformers, and the older one
         takes = signature(language.base_model.forward).parameters
         self._cache_name = "cache" if "cache" in takes else "past_key_values"
-        self.words: int = language.get_input_embeddings().num_embeddings
+        table = language.get_input_embeddings()
+        assert isinstance(table, nn.Embedding)
+        self.words, self.width = int(table.num_embeddings), int(table.embedding_dim)
         self.placeholders = {name: self.words + number for number, name in enumerate(encoders)}
 
     def forward(
@@ -117,12 +139,7 @@ class MultimodalLM(nn.Module):
         place = (mask.cumsum(1) - 1).clamp(min=0)
         asking, seen = block, visible
         if reading is not None:
-            if reading.mask is not None:
-                asking = asking + reading.mask.shape[1]
-                place = place + reading.place
-                seen = torch.cat([reading.mask, visible], 1)
-                block = torch.cat([reading.block, asking], 1)
-            reading.mask, reading.block, reading.place = seen, block, place[:, -1:] + 1
+            seen, block, asking, place = reading.append(visible, block, place)
         allowed = attention_mask(seen, block, asking)
         # added to the scores: what one may not see gets the least number, which all models take
         bias = torch.zeros_like(allowed, dtype=x.dtype)
