@@ -9,10 +9,10 @@ cut off. On a GPU the last stage takes ten times as many steps.
 What it should show (written before it was run): color and shape of nearly all things, since stage 0
 hands them over as words; captions true in nine of ten; existence, comparison and counting in most
 cases; relation and reference late or not at all, for they need two tokens compared by place.
-Pictures exchanged fall to what the text gives away (`best_guess` of the record scenes_small). Without stage 0, at equal tokens and equal
-steps (SHORT), little is learned: the projector must then find the words' embeddings through thirty
-frozen layers. The language suffers little: LoRA starts from nothing, and no text without a picture
-is trained.
+Pictures exchanged fall to what the text gives away (`best_guess` of the record scenes_small).
+Without stage 0, at equal tokens and equal steps (SHORT), little is learned: the projector must then
+find the words' embeddings through thirty frozen layers. The language suffers little: LoRA starts
+from nothing, and no text without a picture is trained.
 """
 
 from __future__ import annotations
