@@ -57,28 +57,37 @@ def cluster_accuracy(right: ArrayLike, groups: Sequence[Hashable], level: float 
     return {"mean": p, "low": max(0.0, middle - half), "high": min(1.0, middle + half), "n": N}
 
 
+def cluster_effect(
+    values: ArrayLike, groups: Sequence[Hashable], reach: float = 1.0, level: float = 0.95
+) -> Interval:
+    """Mean of effects [N], each from −reach to reach, with an interval that is never empty.
+
+    It is that of `cluster_interval` with two groups of average size added, one in which each effect
+    is reach and one in which it is −reach. So where all effects are 0 it still has a width, as it
+    must: what did not occur in N questions may be rare. The mean is that of the questions alone.
+
+    Units of the values; errors as in `cluster_interval`. Source: Bonett & Price (2012), for groups.
+    """
+    plain = cluster_interval(values, groups, level)
+    x = np.asarray(values, dtype=float)
+    size = max(1, round(len(x) / len(set(groups))))
+    more = np.concatenate([x, np.full(size, reach), np.full(size, -reach)])
+    named = [*(("given", group) for group in groups), *[("up", "")] * size, *[("down", "")] * size]
+    wider = cluster_interval(more, named, level)
+    return {**plain, "low": max(-reach, wider["low"]), "high": min(reach, wider["high"])}
+
+
 def cluster_difference(
     a: ArrayLike, b: ArrayLike, groups: Sequence[Hashable], level: float = 0.95
 ) -> Interval:
-    """Mean of a − b over the same questions, each figure from 0 to 1, with an interval: as an
-    `Interval` of points between −1 and 1.
+    """`cluster_effect` of a − b, both [N], from 0 to 1 and of the same questions in this order.
 
-    a, b, groups [N]. The interval is that of `cluster_interval` with two groups of average size
-    added, one in which only a is right and one in which only b is. So where no answer differs it
-    still has a width, as it must: a difference that did not occur in N questions may be rare. The
-    mean is that of the questions alone.
-
-    Raises UserError where a and b differ in length. Source: Bonett & Price (2012), for groups.
+    Raises UserError where they differ in length.
     """
     x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if x.shape != y.shape:
         raise expected(f"{len(x)} paired answers", len(y), "compare the same questions")
-    plain = cluster_interval(x - y, groups, level)
-    size = max(1, round(len(x) / len(set(groups))))
-    more = np.concatenate([x - y, np.ones(size), -np.ones(size)])
-    named = [*(("given", group) for group in groups), *[("a", "")] * size, *[("b", "")] * size]
-    wider = cluster_interval(more, named, level)
-    return {**plain, "low": max(-1.0, wider["low"]), "high": min(1.0, wider["high"])}
+    return cluster_effect(x - y, groups, 1.0, level)
 
 
 def _grouped(values: ArrayLike, groups: Sequence[Hashable]) -> tuple[Array, NDArray[np.int_], int]:
