@@ -80,15 +80,15 @@ def test_equal_inputs_have_equal_numbers():
 
 def test_a_blank_picture_is_the_mean_color_of_all():
     """Of all, not of its own picture: else the blank would still say what color that was."""
-    red, blue = (np.full((4, 4, 3), color, np.uint8) for color in ((200, 0, 0), (0, 0, 100)))
+    red, blue = (np.full((5, 5, 3), color, np.uint8) for color in ((200, 0, 0), (0, 0, 100)))
     for made in ([red, blue], [torch.from_numpy(x) for x in (red, blue)],
                  [Image.fromarray(x) for x in (red, blue)]):  # fmt: skip
         blank = blank_picture(made)
         assert type(blank) is type(made[0]) or isinstance(blank, Image.Image)
-        assert np.asarray(blank).shape == (4, 4, 3)
+        assert np.asarray(blank).shape == (5, 5, 3)
         assert {tuple(p) for p in np.asarray(blank).reshape(-1, 3).tolist()} == {(100, 0, 50)}
     first = blank_picture([torch.from_numpy(x).permute(2, 0, 1).float() for x in (red, blue)])
-    assert first.shape == (3, 4, 4) and first[:, 0, 0].tolist() == [100, 0, 50]
+    assert first.shape == (3, 5, 5) and first[:, 0, 0].tolist() == [100, 0, 50]
     assert blank_picture([np.array([[0.0, 2.0]] * 5)]).tolist() == [[1.0, 1.0]] * 5
     assert blank_picture([Image.new("L", (3, 2), 7)]).mode == "L"
 

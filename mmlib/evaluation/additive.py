@@ -44,7 +44,8 @@ def emap(ask: Probabilities, texts: Sequence[str], images: Sequence[Any]) -> tup
         [given[int((index == i).nonzero()[0])] for i in range(int(index.max()) + 1)]
         for given, index in ((texts, t), (images, p))
     )
-    rows = [ask([text] * len(some_images), some_images) for text in some_texts]
-    table = torch.stack(rows).double().clamp(min=FLOOR).log()
+    # a picture at a time, so that a model that encodes it need not do so for each text
+    columns = [ask(some_texts, [image] * len(some_texts)) for image in some_images]
+    table = torch.stack(columns, 1).double().clamp(min=FLOOR).log()
     f, g = table[:, p].mean(1)[t], table[t].mean(0)[p]
     return f + g - f.mean(0), len(some_texts) * len(some_images)
