@@ -218,6 +218,8 @@ def _belongs(given: argparse.Namespace, kind: str, *allowed: str) -> None:
 
 def _evaluate(given: argparse.Namespace) -> None:
     kind = read_recipe(given.folder).kind
+    if given.html is not None and not given.html.absolute().parent.is_dir():
+        raise expected(f"a folder for {given.html}", "none", "make it, or name another file")
     more: list[str] = []
     if kind == "table":
         _belongs(given, kind, "html")

@@ -5,7 +5,7 @@ import pytest
 from strategies import error_line
 from test_report import report as table_report
 
-from mmlib.data.scenes.batches import collate
+from mmlib.data.scenes.batches import collate, with_modality
 from mmlib.data.scenes.stream import held_out_scenes
 from mmlib.errors import UserError
 from mmlib.evaluation.certificate import Certificate
@@ -42,7 +42,13 @@ def test_its_probabilities_are_the_models(model):
     order = np.random.default_rng(0).permutation(12).tolist()
     model.train()
     given = scene_answers(model)([texts[i] for i in order], [images[i] for i in order])
-    assert model.training and given.numpy() == pytest.approx(want[order].numpy(), abs=1e-5)
+    assert model.training
+    for modality, pairs in (("text", (texts, [None] * 12)), ("image", ([None] * 12, images))):
+        alone = ask_model(model.eval(), with_modality(batch, modality)).logits.softmax(-1)
+        assert scene_answers(model)(*pairs).numpy() == pytest.approx(
+            alone.detach().numpy(), abs=1e-5
+        )
+    assert given.numpy() == pytest.approx(want[order].numpy(), abs=1e-5)
 
 
 def test_a_scene_models_scores_are_the_reports(model, found):

@@ -194,8 +194,10 @@ class Certificate:
 
     def parts(self) -> list[str]:
         """The parts of `to_html`, of which another page may be made."""
-        named = {NAMES[name]: found for name, found in self.scores.items()}
-        lost = {NAMES[name]: found for name, found in self.drops.items()}
+        named, lost = (
+            {words: found[name] for name, words in NAMES.items() if name in found}
+            for found in (self.scores, self.drops)
+        )
         parts = [
             paragraph(str(self)),
             interval_chart(f"{self.score.capitalize()} of the model and beside it", named, (0, 1)),

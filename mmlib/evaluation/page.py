@@ -23,7 +23,7 @@ table { border-collapse: collapse; }
 th, td { text-align: left; padding: .2rem 1rem .2rem 0; border-bottom: 1px solid var(--line);
   vertical-align: top; }
 """
-WIDTH, LEFT, RIGHT, ROW = 640, 190, 500, 24
+WIDTH, LEFT, RIGHT, ROW = 700, 190, 520, 24
 
 
 def page(title: str, parts: Sequence[str]) -> str:
