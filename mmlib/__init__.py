@@ -18,10 +18,20 @@ if TYPE_CHECKING:
     from mmlib.attention import attention_weights as attention_weights
     from mmlib.blocks import TransformerBlock as TransformerBlock
     from mmlib.errors import UserError as UserError
+    from mmlib.evaluation.additive import emap as emap
+    from mmlib.evaluation.calibration import calibration_error as calibration_error
+    from mmlib.evaluation.calibration import reliability as reliability
+    from mmlib.evaluation.calibration import risk_coverage as risk_coverage
+    from mmlib.evaluation.certificate import Certificate as Certificate
+    from mmlib.evaluation.certify import certify as certify
+    from mmlib.evaluation.decomposition import Decomposition as Decomposition
+    from mmlib.evaluation.decomposition import decompose as decompose
     from mmlib.evaluation.intervals import accuracy_interval as accuracy_interval
     from mmlib.evaluation.intervals import balanced_accuracy as balanced_accuracy
     from mmlib.evaluation.intervals import interval as interval
     from mmlib.evaluation.intervals import paired_interval as paired_interval
+    from mmlib.evaluation.shapley import shapley_interactions as shapley_interactions
+    from mmlib.evaluation.shapley import shapley_values as shapley_values
     from mmlib.fusion import FUSIONS as FUSIONS
     from mmlib.fusion import build_fusion as build_fusion
     from mmlib.fusion import modality_share as modality_share
@@ -51,12 +61,18 @@ _PUBLIC = {
     ),
     "mmlib.blocks": ("TransformerBlock",),
     "mmlib.errors": ("UserError",),
+    "mmlib.evaluation.additive": ("emap",),
+    "mmlib.evaluation.calibration": ("calibration_error", "reliability", "risk_coverage"),
+    "mmlib.evaluation.certificate": ("Certificate",),
+    "mmlib.evaluation.certify": ("certify",),
+    "mmlib.evaluation.decomposition": ("Decomposition", "decompose"),
     "mmlib.evaluation.intervals": (
         "accuracy_interval",
         "balanced_accuracy",
         "interval",
         "paired_interval",
     ),
+    "mmlib.evaluation.shapley": ("shapley_interactions", "shapley_values"),
     "mmlib.fusion": (
         "FUSIONS",
         "build_fusion",

@@ -32,6 +32,7 @@ EXCHANGED = {
     "absent_name": "a name of nothing",
     "side": "the other side",
 }
+CERTIFIED = 250  # unseen scenes that the certificate asks about: each is asked eight times
 PIPE_CLOSED = 141  # 128 + SIGPIPE, as a shell has it of any program in a pipe
 
 
@@ -112,11 +113,16 @@ def _parser() -> argparse.ArgumentParser:
     groups = {WHAT[kind]: recipe for kind, recipe in RECIPES.items()}
     add_options(train, groups | {"how it is executed (also with --resume)": Execution})
 
-    evaluate = command("evaluate", _evaluate, "score a run and the controls beside it")
+    evaluate = command(
+        "evaluate", _evaluate, "score a run and the controls beside it, and say whether it fuses",
+        description="Prints the scores of a run and its certificate: what is lost with exchanged, "
+        "blank and missing inputs, and what follows from it.",
+    )  # fmt: skip
     evaluate.add_argument("folder", type=Path, metavar="RUN")
     evaluate.add_argument(
         "--pictures", type=int, help="unseen scenes of the generated world (default 1000)"
     )
+    evaluate.add_argument("--html", type=Path, metavar="FILE", help="write it as a page too")
     predict = command("predict", _predict, "ask a trained model")
     predict.add_argument("folder", type=Path, metavar="RUN")
     predict.add_argument("--image", type=Path, help="a 64-pixel picture of the generated world")
@@ -212,14 +218,31 @@ def _belongs(given: argparse.Namespace, kind: str, *allowed: str) -> None:
 
 def _evaluate(given: argparse.Namespace) -> None:
     kind = read_recipe(given.folder).kind
+    if given.html is not None and not given.html.absolute().parent.is_dir():
+        raise expected(f"a folder for {given.html}", "none", "make it, or name another file")
+    more: list[str] = []
     if kind == "table":
-        _belongs(given, kind)
-        _print_table(RunFolder(given.folder).read_report())
-        return
-    from mmlib.tasks.scene_run import load_run, report
+        _belongs(given, kind, "html")
+        result = RunFolder(given.folder).read_report()
+        _print_table(result)
+        from mmlib.tasks.certified import certify_table, table_parts
 
-    recipe, task = load_run(given.folder)
-    _print_scores(report(task.model, recipe, 1000 if given.pictures is None else given.pictures))
+        certificate, more = certify_table(result), table_parts(result)
+    else:
+        from mmlib.tasks.certified import certify_scenes
+        from mmlib.tasks.scene_run import load_run, report
+
+        recipe, task = load_run(given.folder)
+        pictures = 1000 if given.pictures is None else given.pictures
+        _print_scores(report(task.model, recipe, pictures))
+        certificate = certify_scenes(task.model, recipe, min(pictures, CERTIFIED))
+    print("", *certificate.lines(), "", certificate, sep="\n")
+    if given.html is not None:
+        from mmlib.files import write_whole
+
+        page = certificate.to_html(f"Does {given.folder.name} fuse?", *more)
+        write_whole(given.html, page.encode())
+        print(f"Wrote {given.html}")
 
 
 def _predict(given: argparse.Namespace) -> None:

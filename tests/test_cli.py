@@ -1,6 +1,7 @@
 """The command line: options from the recipes, and each mistake one line with exit code 2."""
 
 import dataclasses
+import html
 import json
 import os
 import re
@@ -15,13 +16,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from test_report import report as table_report
 from toy import EXECUTION as ON_CPU
 
 import mmlib.tasks.scene_run as scene_run
 from mmlib import cli
 from mmlib.cli import main
 from mmlib.data.scenes import ANSWERS, render, sample_questions
+from mmlib.evaluation.report import describe_report
 from mmlib.options import leaves
+from mmlib.tasks.certified import certify_table
 from mmlib.tasks.recipes import RECIPES
 from mmlib.tasks.scene_recipe import SceneRecipe
 from mmlib.tasks.scene_report import report
@@ -264,10 +268,13 @@ def test_train_again_and_resume_take_no_further_step(run, capsys, monkeypatch):
     assert {p: p.read_bytes() for p in run.rglob("*.safetensors")} == before
 
 
-def test_evaluate_prints_what_the_report_holds(run, capsys):
-    """The score by kind with the controls beside it, and the overall score with its interval."""
-    assert leave("evaluate", run, "--pictures", 20) == 0
-    lines = capsys.readouterr().out.splitlines()
+def test_evaluate_prints_what_the_report_holds_and_the_certificate(run, capsys, tmp_path):
+    """The score by kind with the controls beside it, and the overall score with its interval; then
+    the same questions as a certificate, which is the page too."""
+    page = tmp_path / "page.html"
+    assert leave("evaluate", run, "--pictures", 20, "--html", page) == 0
+    scores, certificate, said = capsys.readouterr().out.split("\n\n")
+    lines = scores.splitlines()
     written = json.loads((run / "report.json").read_text())
     columns = {"both": written["by_kind"], **written["controls"]}
     assert lines[0].split() == ["%", "right", *columns]
@@ -284,6 +291,21 @@ def test_evaluate_prints_what_the_report_holds(run, capsys):
         f"Overall {score['mean']} % [{score['low']}, {score['high']}] on 40 questions about unseen"
         " scenes."
     )
+    assert f"text and picture           {score['mean']} [" in certificate
+    said, wrote = said.splitlines()
+    assert "40 questions in 20 groups" in said and wrote == f"Wrote {page}"
+    assert html.escape(said) in page.read_text("utf8")
+
+
+def test_evaluate_of_a_table_prints_the_report_and_the_certificate(tmp_path, capsys):
+    folder, page = saved_as(tmp_path / "run", TABLE), tmp_path / "page.html"
+    found = table_report()
+    (folder / "report.json").write_text(json.dumps(found))
+    assert leave("evaluate", folder, "--html", page) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(describe_report(found)) and str(certify_table(found)) in out
+    assert html.escape(found["sentence"]) in page.read_text("utf8")
+    assert "/no/" in mistake(capsys, "evaluate", folder, "--html", "/no/such/page.html")
 
 
 @pytest.fixture

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
+
+from mmlib.errors import expected
 
 
 def shown_sets(modalities: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -43,3 +48,56 @@ def derangement(content: Tensor, seed: int) -> Tensor:
     exchanged = torch.empty_like(rows)
     exchanged[rows] = rows.roll(-largest)
     return exchanged
+
+
+def contents(inputs: Sequence[Any]) -> Tensor:
+    """Numbers [N] from 0 that tell inputs apart: two are equal where the inputs are.
+
+    Pictures (Pillow's, arrays, tensors) are compared by what they show, all else by ==; a thing
+    that cannot be hashed is equal to itself alone. Numbers rise in the order of first occurrence.
+    """
+    seen: dict[Hashable, int] = {}
+    return torch.tensor([seen.setdefault(_key(x), len(seen)) for x in inputs], dtype=torch.long)
+
+
+def _key(x: Any) -> Hashable:
+    if isinstance(x, Image.Image):
+        return "picture", x.mode, x.size, x.tobytes()
+    if isinstance(x, Tensor):
+        x = x.detach().cpu().numpy()
+    if isinstance(x, np.ndarray):
+        return "array", x.dtype.str, x.shape, x.tobytes()
+    try:
+        hash(x)
+    except TypeError:
+        return "id", id(x)
+    return "value", x
+
+
+def blank_picture(images: Sequence[Any]) -> Any:
+    """A picture that shows nothing: the mean color of all of them, in the form of the first.
+
+    images are Pillow's, or arrays or tensors of one shape, [H, W, 3] or [3, H, W] say; of arrays
+    the blank holds for each channel (the axis of length 1, 3 or 4, the last or else the first) its
+    mean. Raises UserError for other things, for which nobody knows what blank means.
+    """
+    first = images[0]
+    if isinstance(first, Image.Image):
+        means = [np.asarray(x.convert("RGB")).reshape(-1, 3).mean(0) for x in images]
+        color = tuple(int(c) for c in np.mean(means, 0).round())
+        return Image.new("RGB", first.size, color).convert(first.mode)
+    if isinstance(first, np.ndarray | Tensor) and {np.shape(x) for x in images} == {first.shape}:
+        shape = tuple(first.shape)
+        at = next((a for a in (-1, 0) if shape and shape[a] in (1, 3, 4)), None)
+        total = np.mean([np.asarray(x, dtype=float) for x in images], 0)
+        if at is not None:
+            other = tuple(axis for axis in range(len(shape)) if axis != at % len(shape))
+            total = np.broadcast_to(total.mean(other, keepdims=True), shape)
+        else:
+            total = np.full(shape, total.mean())
+        if isinstance(first, Tensor):
+            return torch.from_numpy(np.array(total)).to(first)
+        return total.astype(first.dtype)
+    raise expected(
+        "pictures as Pillow's, or arrays of one shape", type(first).__name__, "pass blank_image"
+    )

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -183,8 +184,15 @@ def describe_report(report: Mapping[str, Any]) -> str:
 
     Raises UserError where it is no report of a table's run.
     """
-    try:
+    with readable():
         return "\n".join(_lines(report))
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """What goes wrong within the block is a UserError, that it is no report of a table's run."""
+    try:
+        yield
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise expected(
             "the report of a run on a table",
