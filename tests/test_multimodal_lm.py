@@ -248,9 +248,10 @@ def test_greedy_about_pictures_is_that_of_the_library():
     assert generate(built, [list(WITH_PICTURE)], inputs, most=8) == theirs.tolist()
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize("prefix", [False, True])
-def test_batch_or_single_cache_or_none_the_same_is_written(prefix):
-    built, inputs = model(prefix), pictures(2)
+def test_batch_or_single_cache_or_none_the_same_is_written(prefix, family):
+    built, inputs = model(prefix, family), pictures(2)
     prompts = [list(WITH_PICTURE), [8, PICTURE, PICTURE, PICTURE, 4], [9, 9]]
     together = generate(built, prompts, inputs, most=10)
     assert together == generate(built, prompts, inputs, most=10, cache=False)
