@@ -37,6 +37,7 @@ from mmlib.tasks.language_report import (
     say,
 )
 from mmlib.tasks.language_run import train_stages
+from mmlib.training.checkpoint import read_checkpoint
 from mmlib.training.config import Execution, TrainingConfig
 from mmlib.training.interrupts import Interrupted
 
@@ -217,6 +218,8 @@ def test_stages_train_what_they_say_and_go_on_where_they_were_cut_off(tmp_path, 
     after = weights(model)
     moved = {name for name in after if not torch.equal(after[name], before[name])}
     assert moved == {name for name, p in model.named_parameters() if p.requires_grad}
+    of_projector, _, _ = read_checkpoint(tmp_path / "whole/projector/last")
+    assert not any(".lora_" in name for name in of_projector)
     log = [json.loads(line) for line in (tmp_path / "whole/whole/log.jsonl").open()]
     assert {"overall", "captions"} <= set(log[-1]["score"])
 

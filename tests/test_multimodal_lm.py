@@ -143,6 +143,9 @@ def test_a_missing_picture_is_a_mask_and_its_content_has_no_part():
     one = built(text(*WITH_PICTURE), inputs=pictures(1), present=gone)
     other = built(text(*WITH_PICTURE), inputs={"image": torch.ones(1, 4)}, present=gone)
     assert torch.equal(one[:, 5:], other[:, 5:])
+    ids = text(*WITH_PICTURE)
+    _, seen = built._embed(ids, torch.ones_like(ids).bool(), pictures(1), gone)
+    assert torch.equal(seen, ids != PICTURE)  # zeros that may be seen would still be listened to
     assert not torch.allclose(one[:, 5:], built(text(*WITH_PICTURE), inputs=pictures(1))[:, 5:])
 
 

@@ -111,7 +111,6 @@ def add_lora(language: PreTrainedModel, rank: int, alpha: int | None = None) -> 
         raise expected("the package peft", "it is not installed", "run `pip install peft`")
     from peft import LoraConfig, inject_adapter_in_model
 
-    language.requires_grad_(False)
     head = language.get_output_embeddings()
     names = [
         name for name, part in language.named_modules()
@@ -121,4 +120,4 @@ def add_lora(language: PreTrainedModel, rank: int, alpha: int | None = None) -> 
         r=rank, lora_alpha=2 * rank if alpha is None else alpha, target_modules=names,
         lora_dropout=0.0, bias="none",
     )  # fmt: skip
-    inject_adapter_in_model(config, language)
+    inject_adapter_in_model(config, language)  # which freezes all that it did not add
