@@ -425,7 +425,7 @@ def test_5_23_hardness():
             terms = [math.exp(beta * f[n, m]) if ids[m] != ids[n] else 0.0 for m in range(4)]
             q = torch.tensor(terms) / sum(terms)
             assert (drawn[n] - q).abs().max() < 0.06
-            right = EXERCISES["5.D"].right(f, ids, beta)[n]
+            right = EXERCISES["5.E"].right(f, ids, beta)[n]
             torch.testing.assert_close(right.float(), q, rtol=1e-4, atol=1e-6)
 
 
@@ -551,7 +551,7 @@ def test_chances_without_a_stable_softmax(capsys):
         terms = (kappa * scores).exp() * (ids[:, None] != ids)
         return terms / terms.sum(-1, keepdim=True)
 
-    assert "not a finite number" in said(capsys, "5.D", naive)
+    assert "not a finite number" in said(capsys, "5.E", naive)
 
 
 def test_5_4_by_a_sure_model(capsys):
@@ -583,6 +583,19 @@ def test_drawn_pairs_are_true_and_told_apart():
     assert float(pictures.mean()) == pytest.approx(0, abs=1e-9)
 
 
+def test_a_perfect_reader_of_bags_misses_little():
+    """Section 5.5: one picture in seven has its words in another order in its batch."""
+    captions = drawn_pairs(448, seed=3)[2]
+    share = caught = 0.0
+    for batch in captions.split(64):
+        rows = [tuple(row) for row in batch.tolist()]
+        for row in rows:
+            alike = [other for other in rows if sorted(other) == sorted(row)]
+            share += rows.count(row) / len(alike) / len(rows) / 7
+            caught += any(other != row for other in alike) / len(rows) / 7
+    assert 0.90 < share < 0.96 and 0.10 < caught < 0.18
+
+
 @given(seed=seeds)
 def test_what_copies_cost_a_row(seed):
     """ln(1 + (c - 1) p): own probability p without its copies, c copies with it in."""
@@ -596,7 +609,9 @@ def test_what_copies_cost_a_row(seed):
 # --- what the reader writes -----------------------------------------------------------------------
 
 TURNS = [
-    (name, n) for name in ("5.A", "5.B", "5.C", "5.D") for n in range(len(EXERCISES[name].wrong))
+    (name, n)
+    for name in ("5.A", "5.B", "5.C", "5.D", "5.E")
+    for n in range(len(EXERCISES[name].wrong))
 ]  # fmt: skip
 
 
@@ -639,7 +654,13 @@ def test_turns(capsys):
             rows.append([term / sum(terms) for term in terms])
         return torch.tensor(rows)
 
-    written = (("5.A", entropy), ("5.B", gradient), ("5.C", nce), ("5.D", chances))
+    def copies(captions):
+        rows = [tuple(row) for row in captions.tolist()]
+        return sum(math.log(rows.count(row)) for row in rows) / len(rows)
+
+    written = (
+        ("5.A", entropy), ("5.B", gradient), ("5.C", nce), ("5.D", copies), ("5.E", chances),
+    )  # fmt: skip
     for name, answer in written:
         assert said(capsys, name, answer) == f"Your turn {name}: right."
     assert "returns None" in said(capsys, "5.C", lambda scores: None)

@@ -189,12 +189,12 @@ _bound = Exercise(
         ),
         (
             lambda K, p: sum(_pictures(K, n, p) * max(p, 1 - p) for n in range(1, K + 1)),
-            "Given n the named cell holds a one with probability n/K; p has done its part.",
+            "Given n the named cell holds a one with probability n/cells; p has done its part.",
         ),
-        (lambda K, p: 1.0, "That needs the pairs of key and value, which the mean does not keep."),
+        (lambda K, p: 1.0, "That needs the pairs of mark and value, which the mean does not keep."),
     ),
     cases=tuple((K, p) for K in (1, 2, 4, 7) for p in (0.5, 0.2, 0.9)),
-    look="Given n ones among K cells, how often is the best guess right? Average over n.",
+    look="Given n ones among the cells, how often is the best guess right? Average over n.",
 )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmlib.book.exercises import Exercise
 from mmlib.book.exercises.chapter_05_judged import CRITIC
-from mmlib.book.exercises.chapter_05_turns import ENTROPY, GRADIENT, NCE
+from mmlib.book.exercises.chapter_05_turns import COPIES, ENTROPY, GRADIENT, NCE
 
 # 5.1: the gradient for the logits ln 6, ln 3, 0, where the third answer is the label
 _p = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
@@ -317,7 +317,8 @@ EXERCISES: dict[str, Exercise] = {
     "5.A": ENTROPY,
     "5.B": GRADIENT,
     "5.C": NCE,
-    "5.D": _chosen,
+    "5.D": COPIES,
+    "5.E": _chosen,
     "5.1": _pull,
     "5.2": _entropy,
     "5.3": _words,

@@ -214,3 +214,59 @@ NCE = Exercise(
         (lambda f: -f.diagonal().mean(), "The wrong answers are missing: the sum below."),
     ),
 )
+
+
+def _same(captions: Tensor) -> Tensor:
+    """Which captions read alike, [N, N]."""
+    return (captions[:, None] == captions).all(-1)
+
+
+def _count(same: Tensor) -> Tensor:
+    return same.sum(1).double()
+
+
+# a caption thrice, one twice, the first with its words exchanged, and one of the first's words
+_CAPTIONS = torch.tensor(
+    [[0, 8, 1], [0, 8, 1], [0, 8, 1], [2, 9, 3], [2, 9, 3], [1, 8, 0], [0, 9, 4]]
+)
+
+COPIES = Exercise(
+    look="Of each pair: in how many rows does its caption stand, its own included? Then the"
+    " logarithm, then the mean.",
+    right=lambda c: _count(_same(c)).log().mean(),
+    cases=((_CAPTIONS,), (_CAPTIONS[:5],), (_CAPTIONS[2:6],)),
+    wrong=(
+        (
+            lambda c: _count(_same(c)).mean().log(),
+            "You took the logarithm of the mean count. The mean comes last.",
+        ),
+        (lambda c: _count(_same(c)).log().sum(), "That is the sum. Divide it by N."),
+        (lambda c: _count(_same(c)).log(), "Those are the rows. Their mean was asked for."),
+        (lambda c: _count(_same(c)).mean(), "The logarithm of each count is missing."),
+        (
+            lambda c: (_count(_same(c)) - 1).log().mean(),
+            "You counted the copies beside the pair. The pair itself is in the sum as well.",
+        ),
+        (
+            lambda c: _count((c[:, None] == c).any(-1)).log().mean(),
+            "You counted captions that share a word at some place. All words must agree.",
+        ),
+        (
+            lambda c: _count(_same(c.sort(-1).values)).log().mean(),
+            "You counted captions with the same words in any order. A sentence has one order.",
+        ),
+        (
+            lambda c: c.unique(dim=0, return_counts=True)[1].double().log().mean(),
+            "That is the mean over the different captions. It runs over the N pairs.",
+        ),
+        (
+            lambda c: _count(_same(c)).log2().mean(),
+            "That is in bits; losses here are in nats.",
+        ),
+        (
+            lambda c: math.log(len(c)) - _count(_same(c)).log().mean(),
+            "That is what the captions still tell: ln N minus the floor.",
+        ),
+        (lambda c: -_count(_same(c)).log().mean(), "A floor is not negative; look at the sign."),
+    ),
+)
