@@ -65,7 +65,7 @@ def check(name: str, answer: Any) -> None:
 
 def _verdict(exercise: Exercise, answer: Any) -> str:
     if _is_nothing(answer):
-        return "no answer yet. Put yours in place of None and run the cell again."
+        return "no answer yet. Replace None with yours and run again."
     case: tuple = ()
     given: list[Any] = []
     try:
