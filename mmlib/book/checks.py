@@ -8,6 +8,7 @@ largest entry passes (float32 rounds near 1e-7); where something must, it is abo
 
 from __future__ import annotations
 
+import html
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from IPython.display import HTML, display
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -471,6 +473,32 @@ def result(name: str, program: Program) -> tuple[str, str]:
     return _known[name, program]
 
 
+# section of chapter 06 -> the checks that it introduces
+SECTIONS = {
+    "6.1": ("called", "rows", "apart"), "6.2": ("words",), "6.3": ("padding", "missing"),
+    "6.4": ("formula",), "6.5": ("places", "own", "start"), "6.6": ("device", "frozen", "dropout"),
+    "What goes wrong": ("labels", "finite", "answers", "weights"),
+}  # fmt: skip
+
+
+def listed() -> None:
+    """Display, folded, what each check asks and where the chapter comes to it."""
+    rows = "".join(
+        f'<tr><th scope="row">{name}</th><td>{html.escape(str(CHECKS[name].__doc__))}</td>'
+        f"<td>{section}</td></tr>"
+        for section, names in SECTIONS.items() for name in names
+    )  # fmt: skip
+    head = "".join(f'<th scope="col">{word}</th>' for word in ("check", "what it asks", "section"))
+    display(
+        HTML(
+            f"<details><summary><b>All {len(CHECKS)} checks, and where each one comes</b></summary>"
+            '<div class="mm-table" style="overflow-x:auto" tabindex="0" role="group" '
+            f'aria-label="all checks"><table class="table"><thead><tr>{head}</tr></thead>'
+            f"<tbody>{rows}</tbody></table></div></details>"
+        )
+    )
+
+
 def board(programs: Mapping[str, Program], newest: str) -> None:
     """Show the newest check on some programs, and each check before it that not all of them pass.
 
@@ -478,14 +506,15 @@ def board(programs: Mapping[str, Program], newest: str) -> None:
     """
     if newest not in CHECKS:
         raise expected(f"a check of {', '.join(CHECKS)}", f"'{newest}'", "choose one")
-    table, sound = [], 0
+    table, sound = [], []
     for name in list(CHECKS)[: list(CHECKS).index(newest) + 1]:
         found = [result(name, program) for program in programs.values()]
         if name != newest and all(state == "passes" for state, _ in found):
-            sound += 1
+            sound.append(name)
             continue
         table.append((name, *(f"{state} ({says})" for state, says in found)))
     figures.table(
         ("check", *programs), table,
-        f"{newest}: {CHECKS[newest].__doc__}. Earlier checks that all pass: {sound}.",
+        f"{newest}: {CHECKS[newest].__doc__}."
+        + (f" Also run, and passed: {', '.join(sound)}." if sound else ""),
     )  # fmt: skip

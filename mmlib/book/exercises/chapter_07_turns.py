@@ -21,7 +21,8 @@ Moved = tuple[float, float, float]
 def _adamw(
     theta: float, g: float, m: float, v: float, t: int, eta: float, *, decay: str = "apart",
     betas: tuple[float, float] = (_B1, _B2), corrected: str = "mv", root: bool = True,
-    square: bool = True, keep: str = "raw", new: tuple[float, float] = (1 - _B1, 1 - _B2),
+    apart: bool = True, square: bool = True, keep: str = "raw",
+    new: tuple[float, float] = (1 - _B1, 1 - _B2),
 ) -> Moved:  # fmt: skip
     """Eq. (7.2); what stands behind the star is there to be got wrong."""
     if decay == "in the gradient":
@@ -34,7 +35,10 @@ def _adamw(
         theta = theta - eta * _DECAY * theta
     elif decay == "without the rate":
         theta = theta - _DECAY * theta
-    theta = theta - eta * m_hat / ((abs(v_hat) ** 0.5 if root else v_hat) + _EPS)
+    below = (abs(v_hat) ** 0.5 if root else v_hat) + _EPS
+    if not apart:
+        below = (v_hat + _EPS) ** 0.5
+    theta = theta - eta * m_hat / below
     return (theta, m, v) if keep == "raw" else (theta, m_hat, v_hat)
 
 
@@ -57,6 +61,7 @@ ADAMW = Exercise(
         (1.0, 6.0, 0.0, 0.0, 1, 0.1),
         (100.0, 3.0, 0.5, 2.0, 3, 0.1),
         (-50.0, -0.6, 1.0, 0.3, 10, 0.5),
+        (1.0, 1e-6, 0.0, 0.0, 1, 0.1),  # so small a gradient that ε counts
     ),
     wrong=(
         (
@@ -77,6 +82,11 @@ ADAMW = Exercise(
         ),
         (_but(square=False), "v is the mean of the *squared* gradients."),
         (_but(root=False), "The root of v̂ is missing: the step would be in other units."),
+        (
+            _but(apart=False),
+            "ε stands under the root. Beside it, as in eq. (7.2), it bounds the step where v̂ is"
+            " tiny; within it is ten thousand times as large.",
+        ),
         (
             _but(decay="none"),
             "The decay is missing: the weight also shrinks by ηλ of itself.",
