@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -808,6 +809,23 @@ def test_the_sentences_of_7_7_hold_for_the_runs():
         assert run["curve"][0]["step"] < stages[1].first and run["curve"][0]["relation"] < 0.2
         assert max(stages[2].weights, key=stages[2].weights.__getitem__) == "relation"
         assert max(stages[3].weights, key=stages[3].weights.__getitem__) == "reference"
+
+
+def test_the_runs_of_7_7_with_the_rate_held_differ_as_the_prose_says():
+    """Until step 1,800 of 2,400, the last two stages some fifty steps sooner, and nothing else."""
+    units = json.loads((RESULTS / "partial" / "scenes_small.json").read_text("utf8"))
+    first = SceneRecipe.from_json(units["seed_0"]["recipe"])
+    assert first.training.schedule(900) < 2 / 3  # more than a third of the rate is gone
+    held = json.loads((RESULTS / "partial" / "recipe.json").read_text("utf8"))
+    module = load("recipe")
+    for name, unit in held.items():
+        recipe = SceneRecipe.from_json(unit["recipe"])
+        assert recipe == replace(module.changed(**module.VARIANTS["held"]), seed=recipe.seed)
+        assert name == f"held_{recipe.seed}"
+        assert recipe.training.schedule(1799) == 1 > recipe.training.schedule(1810)
+        assert recipe.training.steps == 2400
+        earlier = [a.first - b.first for a, b in zip(first.stages(), recipe.stages(), strict=True)]
+        assert 35 <= earlier[2] <= 65 and 35 <= earlier[3] <= 65 and abs(earlier[1]) < 5
 
 
 def test_the_square_of_7_7_gives_a_blind_rule_a_half():
