@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from torch import nn
 
 from mmlib.data.scenes.stream import held_out_scenes
 from mmlib.data.scenes.texts import BlockBatches, TextBatches, Writer
@@ -65,8 +64,3 @@ def train_stages(
         p.requires_grad_(True)
     model.eval()
     return seconds
-
-
-def trained_parts(model: nn.Module) -> int:
-    """How many numbers of a model are trained."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
