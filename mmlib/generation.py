@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmlib.errors import expected
 from mmlib.evaluation.inference import evaluating
-from mmlib.models.multimodal_lm import MultimodalLM, Reading
+from mmlib.models.multimodal_lm import DecodingCache, MultimodalLM
 
 
 def predict(model: nn.Module, *inputs: Any) -> Tensor:
@@ -30,34 +30,35 @@ def predict(model: nn.Module, *inputs: Any) -> Tensor:
 def generate(
     model: MultimodalLM, prompts: Sequence[Sequence[int]],
     inputs: Mapping[str, Any] | None = None, present: Mapping[str, Tensor] | None = None, *,
-    most: int = 32, stop: Sequence[Sequence[int]] = (), temperature: float = 0.0, top_k: int = 0,
-    top_p: float = 1.0, generator: torch.Generator | None = None, cache: bool = True,
+    max_new_tokens: int = 32, stop: Sequence[Sequence[int]] = (), temperature: float = 0.0,
+    top_k: int = 0, top_p: float = 1.0, generator: torch.Generator | None = None,
+    cache: bool = True,
 ) -> list[list[int]]:  # fmt: skip
     """What the model writes after each of B prompts of token ids, of whatever lengths: B lists.
 
-    A text ends after `most` tokens, or before the first of the token sequences in `stop`, which is
-    not returned. temperature 0 takes the most probable token (greedy); above it one is drawn from
-    `next_distribution`, with `generator` where one is given. inputs and present are those of
+    A text ends after `max_new_tokens`, or before the first of the token sequences in `stop`, which
+    is not returned. temperature 0 takes the most probable token (greedy); above it one is drawn
+    from `next_distribution`, with `generator` where one is given. inputs and present are those of
     `MultimodalLM.states`. Without `cache` all is read again for each token: the same text, slower.
 
     Raises UserError for an empty prompt and for figures with which nothing can be drawn.
     Source: Holtzman et al. (2020) for top-p; Fan et al. (2018) for top-k.
     """
-    _check_sampling(prompts, most, temperature, top_k, top_p)
+    _check_sampling(prompts, max_new_tokens, temperature, top_k, top_p)
     device = next(model.parameters()).device
     ids, mask = pad_left(prompts)
     ids, mask = ids.to(device), mask.to(device)
     inputs, present = _to(inputs or {}, device), _to(present or {}, device)
     written: list[list[int]] = [[] for _ in prompts]
     ended = [False] * len(prompts)
-    reading = Reading() if cache else None
+    past = DecodingCache() if cache else None
     with evaluating(model):
         new, new_mask = ids, mask
-        for _ in range(most):
-            if reading is not None and reading.begun:
-                states = model.states(new, new_mask, reading=reading)
+        for _ in range(max_new_tokens):
+            if past is not None and past.begun:
+                states = model.states(new, new_mask, cache=past)
             else:
-                states = model.states(new, new_mask, inputs, present, reading)
+                states = model.states(new, new_mask, inputs, present, past)
             # padding stands on the left, so the last state of each row is that of its last token
             logits = model.head(states[:, -1])
             if temperature == 0:
@@ -73,7 +74,7 @@ def generate(
                 break
             more = torch.ones_like(mask[:, :1])
             ids, mask = torch.cat([ids, word[:, None]], 1), torch.cat([mask, more], 1)
-            new, new_mask = (ids, mask) if reading is None else (word[:, None], more)
+            new, new_mask = (ids, mask) if past is None else (word[:, None], more)
     return written
 
 
@@ -117,12 +118,16 @@ def _cut_at_stop(written: list[int], stop: Sequence[Sequence[int]]) -> bool:
 
 
 def _check_sampling(
-    prompts: Sequence[Sequence[int]], most: int, temperature: float, top_k: int, top_p: float
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
 ) -> None:
     if not prompts or not all(len(prompt) for prompt in prompts):
         raise expected("prompts of one token or more", "an empty one", "begin with a start token")
     for name, value, good in (
-        ("most of 1 or more", most, most >= 1),
+        ("max_new_tokens of 1 or more", max_new_tokens, max_new_tokens >= 1),
         ("a temperature of 0 or more", temperature, 0 <= temperature < float("inf")),
         ("top_k of 0 (all) or more", top_k, top_k >= 0),
         ("top_p above 0, at most 1", top_p, 0 < top_p <= 1),

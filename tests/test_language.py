@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from mmlib.data.plain import QUESTIONS
+from mmlib.data.plain import QUESTIONS, holds
 from mmlib.data.scenes.stream import held_out_scenes
 from mmlib.data.scenes.texts import (
     END,
@@ -32,9 +32,9 @@ from mmlib.tasks.language_report import (
     caption_truth,
     conversation_score,
     describe,
+    generate_texts,
     kept_language,
     report,
-    say,
 )
 from mmlib.tasks.language_run import train_stages
 from mmlib.training.checkpoint import read_checkpoint
@@ -76,18 +76,21 @@ def built():
 
 
 def test_a_conversation_marks_the_answers_and_nothing_else():
-    _, writer = built()
-    ids, answer = writer.conversation([("how many?", "two"), ("what color?", "red")])
-    assert ids[: writer.tokens] == [writer.placeholder] * writer.tokens and writer.tokens == 32
-    words = writer.tokenizer.decode(ids[writer.tokens :])
+    _, processor = built()
+    ids, answer = processor.conversation([("how many?", "two"), ("what color?", "red")])
+    assert (
+        ids[: processor.tokens] == [processor.placeholder] * processor.tokens
+        and processor.tokens == 32
+    )
+    words = processor.tokenizer.decode(ids[processor.tokens :])
     assert words == "how many? two\nwhat color? red\n"
     said = [i for i, a in zip(ids, answer, strict=True) if a]
-    assert writer.tokenizer.decode(said) == " two\n red\n"
+    assert processor.tokenizer.decode(said) == " two\n red\n"
 
 
 def test_a_batch_is_the_same_whenever_it_is_asked_for_and_others_differ():
-    _, writer = built()
-    data = TextBatches(writer, 0, 2, 3, (1, 4))
+    _, processor = built()
+    data = TextBatches(processor, 0, 2, 3, (1, 4))
     first, again, other = data.batch(5), data.batch(5), data.batch(6)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert first["ids"].shape != other["ids"].shape or not torch.equal(first["ids"], other["ids"])
@@ -211,9 +214,9 @@ def weights(model):
 
 
 def test_stages_train_what_they_say_and_go_on_where_they_were_cut_off(tmp_path, monkeypatch):
-    model, writer = built()
+    model, processor = built()
     before = weights(model)
-    seconds = train_stages(model, writer, RECIPE, tmp_path / "whole", ON_CPU, validation=2)
+    seconds = train_stages(model, processor, RECIPE, tmp_path / "whole", ON_CPU, validation=2)
     assert set(seconds) == {"blocks", "projector", "whole"}
     after = weights(model)
     moved = {name for name in after if not torch.equal(after[name], before[name])}
@@ -224,7 +227,7 @@ def test_stages_train_what_they_say_and_go_on_where_they_were_cut_off(tmp_path, 
     assert {"overall", "captions"} <= set(log[-1]["score"])
 
     # once more, cut off in the last stage by an error in its third batch
-    model, writer = built()
+    model, processor = built()
     batch = TextBatches.batch
     calls = []
 
@@ -236,17 +239,17 @@ def test_stages_train_what_they_say_and_go_on_where_they_were_cut_off(tmp_path, 
 
     monkeypatch.setattr(TextBatches, "batch", fails)
     with pytest.raises(Interrupted):
-        train_stages(model, writer, RECIPE, tmp_path / "cut", ON_CPU, validation=2)
+        train_stages(model, processor, RECIPE, tmp_path / "cut", ON_CPU, validation=2)
     monkeypatch.setattr(TextBatches, "batch", batch)
-    model, writer = built()  # a new process
-    train_stages(model, writer, RECIPE, tmp_path / "cut", ON_CPU, validation=2)
+    model, processor = built()  # a new process
+    train_stages(model, processor, RECIPE, tmp_path / "cut", ON_CPU, validation=2)
     resumed = weights(model)
     assert all(torch.equal(resumed[name], after[name]) for name in after)
 
 
 def test_the_first_stage_draws_the_tokens_to_their_words():
-    model, writer = built()
-    task = BlockTask(model.encoders["image"], model, writer)
+    model, processor = built()
+    task = BlockTask(model.encoders["image"], model, processor)
     batch = BlockBatches(0, 8, (1, 4)).batch(0)
     optimizer = torch.optim.AdamW(model.encoders["image"].parameters(), 3e-3)
     losses = []
@@ -291,43 +294,49 @@ class Says(torch.nn.Module):
 
 
 def test_an_answer_is_right_when_all_of_its_tokens_are():
-    _, writer = built()
+    _, processor = built()
     drawn = held_out_scenes("validation", 6, questions=3)
     scenes = 0
     for wrong in ((), (70,), (60, 61, 75, 90)):
         right = []
         for _, questions in drawn:
-            ids, answer = writer.conversation([(f"{q.text}?", q.answer) for q in questions])
+            ids, answer = processor.conversation([(f"{q.text}?", q.answer) for q in questions])
             at = 0
             for q in questions:  # where each answer begins and ends, counted anew
                 begins = next(n for n in range(at, len(ids)) if answer[n])
-                at = begins + len(writer.ids(f" {q.answer}{END}"))
+                at = begins + len(processor.ids(f" {q.answer}{END}"))
                 right.append(not any(begins <= n < at for n in wrong))
         scenes += 0 < np.mean(right) < 1
-        found = conversation_score(Says(wrong), writer, drawn)
+        found = conversation_score(Says(wrong), processor, drawn)
         assert found["overall"] == pytest.approx(np.mean(right))
     assert scenes == 2  # or nothing was told apart
 
 
 def test_the_report_shows_each_question_its_own_picture():
-    model, writer = built()
+    model, processor = built()
     drawn = held_out_scenes("validation", 3, questions=2)
     scenes = [scene for scene, _ in drawn]
-    said = answer_texts(model, writer, drawn, [[s] for s in scenes])
+    said = answer_texts(model, processor, drawn, [[s] for s in scenes])
     single = [
-        say(model, writer, [f"{q.text}?"], [[scene]], most=6)[0]
+        generate_texts(model, processor, [f"{q.text}?"], [[scene]], max_new_tokens=6)[0]
         for scene, questions in drawn
         for q in questions
     ]
     assert said == single
-    assert len(describe(model, writer, scenes)) == 3
-    found = report(model, writer, drawn)
+    assert len(describe(model, processor, scenes)) == 3
+    found = report(model, processor, drawn)
     assert set(found["answers"]) == {"seen", "shuffled", "none", "two"}
     assert found["captions"]["seen"]["no sentence"]["mean"] == 1  # nothing was learned
 
 
 def test_what_is_kept_of_the_language_is_measured_on_text_alone():
-    model, writer = built()
-    found = kept_language(model, writer)
+    model, processor = built()
+    found = kept_language(model, processor)
     assert found["perplexity"] == pytest.approx(256, rel=0.1)  # one byte in 256 at random
     assert len(found["answers"]) == len(QUESTIONS) == 40
+
+
+def test_an_answer_is_held_by_whole_words():
+    assert holds("It is Au.", "au") and not holds("Because gold is auric.", "au")
+    assert holds("There are 7 days", "seven|7") and not holds("There are 17 days", "seven|7")
+    assert holds("South America", "south america")

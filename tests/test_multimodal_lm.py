@@ -15,7 +15,7 @@ from mmlib.errors import UserError
 from mmlib.evaluation.inference import evaluating
 from mmlib.generation import generate, next_distribution, pad_left
 from mmlib.losses import prefix_lm
-from mmlib.models.multimodal_lm import MultimodalLM, Reading
+from mmlib.models.multimodal_lm import DecodingCache, MultimodalLM
 from mmlib.tokens import Tokens
 
 V, D, EACH = 40, 16, 3
@@ -158,9 +158,9 @@ def test_a_cache_gives_the_logits_of_reading_all_at_once_at_each_position(prefix
     later = torch.randint(0, V, (2, 6), generator=torch.Generator().manual_seed(3))
     ids = torch.cat([rows, later], 1)
     whole = built(ids, torch.cat([mask, torch.ones(2, 6).bool()], 1), inputs)
-    reading = Reading()
-    pieces = [built(rows, mask, inputs, reading=reading)]
-    pieces += [built(later[:, n : n + 1], reading=reading) for n in range(6)]
+    cache = DecodingCache()
+    pieces = [built(rows, mask, inputs, cache=cache)]
+    pieces += [built(later[:, n : n + 1], cache=cache) for n in range(6)]
     there = torch.cat([mask, torch.ones(2, 6).bool()], 1)
     assert torch.allclose(torch.cat(pieces, 1)[there], whole[there], atol=1e-4)
 
@@ -229,7 +229,7 @@ PROMPTS = ([3, 4, 5], [6], [7, 8, 9, 10, 11])
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_greedy_is_that_of_the_library(family):
     built = model(family=family)
-    written = generate(built, PROMPTS, most=8)
+    written = generate(built, PROMPTS, max_new_tokens=8)
     for prompt, found in zip(PROMPTS, written, strict=True):
         with evaluating(built):
             theirs = built.language.generate(
@@ -248,7 +248,7 @@ def test_greedy_about_pictures_is_that_of_the_library():
             inputs_embeds=x, attention_mask=mask.long(), max_new_tokens=8, do_sample=False,
             eos_token_id=None, pad_token_id=0,
         )  # fmt: skip
-    assert generate(built, [list(WITH_PICTURE)], inputs, most=8) == theirs.tolist()
+    assert generate(built, [list(WITH_PICTURE)], inputs, max_new_tokens=8) == theirs.tolist()
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -256,10 +256,15 @@ def test_greedy_about_pictures_is_that_of_the_library():
 def test_batch_or_single_cache_or_none_the_same_is_written(prefix, family):
     built, inputs = model(prefix, family), pictures(2)
     prompts = [list(WITH_PICTURE), [8, PICTURE, PICTURE, PICTURE, 4], [9, 9]]
-    together = generate(built, prompts, inputs, most=10)
-    assert together == generate(built, prompts, inputs, most=10, cache=False)
+    together = generate(built, prompts, inputs, max_new_tokens=10)
+    assert together == generate(built, prompts, inputs, max_new_tokens=10, cache=False)
     singles = [
-        generate(built, [prompt], {"image": inputs["image"][n : n + 1]} if n < 2 else None, most=10)
+        generate(
+            built,
+            [prompt],
+            {"image": inputs["image"][n : n + 1]} if n < 2 else None,
+            max_new_tokens=10,
+        )
         for n, prompt in enumerate(prompts)
     ]
     assert together == [single[0] for single in singles]
@@ -268,9 +273,9 @@ def test_batch_or_single_cache_or_none_the_same_is_written(prefix, family):
 
 def test_a_text_ends_before_its_stop_words():
     built = model()
-    (whole,) = generate(built, [[3, 4, 5]], most=8)
+    (whole,) = generate(built, [[3, 4, 5]], max_new_tokens=8)
     end = whole[3:5]
-    (cut,) = generate(built, [[3, 4, 5]], most=8, stop=[end])
+    (cut,) = generate(built, [[3, 4, 5]], max_new_tokens=8, stop=[end])
     first = next(n for n in range(1, 8) if whole[n - 1 : n + 1] == end)
     assert cut == whole[: first - 1]
 
@@ -280,11 +285,15 @@ def test_a_seed_decides_what_is_drawn_and_small_top_p_is_greedy():
 
     def drawn(seed, **how):
         return generate(
-            built, [[3, 4, 5]] * 4, most=6, generator=torch.Generator().manual_seed(seed), **how
+            built,
+            [[3, 4, 5]] * 4,
+            max_new_tokens=6,
+            generator=torch.Generator().manual_seed(seed),
+            **how,
         )
 
     assert drawn(0, temperature=2.0) == drawn(0, temperature=2.0) != drawn(1, temperature=2.0)
-    greedy = generate(built, [[3, 4, 5]] * 4, most=6)
+    greedy = generate(built, [[3, 4, 5]] * 4, max_new_tokens=6)
     assert drawn(0, temperature=2.0, top_p=1e-6) == drawn(0, temperature=2.0, top_k=1) == greedy
 
 
@@ -307,7 +316,7 @@ def test_the_distribution_is_that_of_the_library(temperature, top_k, top_p):
         ({"temperature": -1.0}, "a temperature of 0 or more, got -1.0"),
         ({"top_p": 0.0}, "top_p above 0, at most 1, got 0.0"),
         ({"top_k": -1}, "top_k of 0"),
-        ({"most": 0}, "most of 1 or more"),
+        ({"max_new_tokens": 0}, "max_new_tokens of 1 or more"),
     ],
 )
 def test_figures_with_which_nothing_can_be_drawn(how, said):

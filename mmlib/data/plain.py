@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 TEXT = """\
 The kettle had been on the stove for ten minutes before anyone noticed that the gas was off. My
 grandmother, who trusted no machine that made no noise, put her hand on it, said nothing, and lit
@@ -26,7 +28,7 @@ send your figures by noon on Wednesday. We shall discuss the two open invoices, 
 second floor, and the question whether the firm should buy a van or go on renting one.
 """
 
-# (question, what the answer must hold, in lower case)
+# (question, the words of which the answer must hold one, in lower case)
 QUESTIONS = (
     ("What is the capital of France?", "paris"),
     ("What is the capital of Italy?", "rome"),
@@ -69,3 +71,8 @@ QUESTIONS = (
     ("Which animal is known to bark?", "dog"),
     ("Which organ pumps blood through the body?", "heart"),
 )
+
+
+def holds(answer: str, wanted: str) -> bool:
+    """Whether an answer holds one of the words in `wanted`, "seven|7" say, as a whole word."""
+    return re.search(rf"\b(?:{wanted})\b", answer.lower()) is not None

@@ -99,11 +99,11 @@ def _unpacked(file: Path) -> Path:
     return folder
 
 
-def add_lora(language: PreTrainedModel, rank: int, alpha: int | None = None) -> None:
-    """Freeze a language model, and put a trainable W + (alpha / rank) · B A beside each W it has.
+def add_lora(language: PreTrainedModel, rank: int) -> None:
+    """Freeze a language model, and put a trainable W + 2 · B A in place of each W it has.
 
     A [rank, d_in] is drawn at random and B [d_out, rank] is 0, so that at first nothing changes.
-    alpha is 2 · rank where none is given. The embeddings and the head stay as they are.
+    The embeddings and the head stay as they are.
 
     Raises UserError where the package `peft` is missing. Source: Hu et al. (2022), LoRA.
     """
@@ -117,7 +117,7 @@ def add_lora(language: PreTrainedModel, rank: int, alpha: int | None = None) -> 
         if isinstance(part, nn.Linear) and part is not head
     ]  # fmt: skip
     config = LoraConfig(
-        r=rank, lora_alpha=2 * rank if alpha is None else alpha, target_modules=names,
+        r=rank, lora_alpha=2 * rank, target_modules=names,
         lora_dropout=0.0, bias="none",
     )  # fmt: skip
     inject_adapter_in_model(config, language)  # which freezes all that it did not add

@@ -16,7 +16,7 @@ from mmlib.errors import expected
 from mmlib.losses import IGNORE, masked_lm
 
 
-class Reading:
+class DecodingCache:
     """What a model has read so far of B texts: begins empty, one a batch of texts.
 
     past holds the keys and values of each layer; beside them stand who may see which token (mask
@@ -65,7 +65,6 @@ class MultimodalLM(nn.Module):
     """
 
     words: int
-    width: int
 
     def __init__(
         self, language: PreTrainedModel, encoders: Mapping[str, nn.Module], prefix: bool = False
@@ -84,15 +83,15 @@ class MultimodalLM(nn.Module):
         self._cache_name = "cache" if "cache" in takes else "past_key_values"
         table = language.get_input_embeddings()
         assert isinstance(table, nn.Embedding)
-        self.words, self.width = int(table.num_embeddings), int(table.embedding_dim)
+        self.words = int(table.num_embeddings)
         self.placeholders = {name: self.words + number for number, name in enumerate(encoders)}
 
     def forward(
         self, ids: Tensor, mask: Tensor | None = None, inputs: Mapping[str, Any] | None = None,
-        present: Mapping[str, Tensor] | None = None, reading: Reading | None = None,
+        present: Mapping[str, Tensor] | None = None, cache: DecodingCache | None = None,
     ) -> Tensor:  # fmt: skip
         """Logits [B, L, V] about the token after each of ids [B, L]; see `states`."""
-        return self.head(self.states(ids, mask, inputs, present, reading))
+        return self.head(self.states(ids, mask, inputs, present, cache))
 
     def head(self, states: Tensor) -> Tensor:
         """Logits [..., V] of states [..., d]."""
@@ -121,13 +120,13 @@ class MultimodalLM(nn.Module):
 
     def states(
         self, ids: Tensor, mask: Tensor | None = None, inputs: Mapping[str, Any] | None = None,
-        present: Mapping[str, Tensor] | None = None, reading: Reading | None = None,
+        present: Mapping[str, Tensor] | None = None, cache: DecodingCache | None = None,
     ) -> Tensor:  # fmt: skip
         """The language model's last hidden states [B, L, d] of ids [B, L].
 
         mask [B, L] is False at padding, on either side. inputs {modality: what its encoder reads}
         in the order in which the texts, one after the other, hold their placeholders; present
-        {modality: [P]} is False where one of them is missing. With a `reading` the ids go on from
+        {modality: [P]} is False where one of them is missing. With a `cache` the ids go on from
         what it holds, and are added to it.
 
         Raises UserError where placeholders and inputs do not fit, or a picture would be cut in two.
@@ -138,16 +137,16 @@ class MultimodalLM(nn.Module):
         # places count what is no padding; a picture that is missing keeps its places
         place = (mask.cumsum(1) - 1).clamp(min=0)
         asking, seen = block, visible
-        if reading is not None:
-            seen, block, asking, place = reading.append(visible, block, place)
+        if cache is not None:
+            seen, block, asking, place = cache.append(visible, block, place)
         allowed = attention_mask(seen, block, asking)
         # added to the scores: what one may not see gets the least number, which all models take
         bias = torch.zeros_like(allowed, dtype=x.dtype)
         bias = bias.masked_fill(~allowed, torch.finfo(x.dtype).min)
-        past = {} if reading is None else {self._cache_name: reading.past}
+        past = {} if cache is None else {self._cache_name: cache.past}
         out = self.language.base_model(
             inputs_embeds=x, attention_mask=bias, position_ids=place,
-            use_cache=reading is not None, **past,
+            use_cache=cache is not None, **past,
         )  # fmt: skip
         return out.last_hidden_state
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mmlib.data.scenes.texts import WORDS_OF_BLOCKS, Writer, block_words
+from mmlib.data.scenes.texts import WORDS_OF_BLOCKS, TextProcessor, block_words
 from mmlib.encoders import GridEncoder, scale_pixels
 from mmlib.encoders.blocks import BlockEncoder
 from mmlib.losses import IGNORE, label_weight
@@ -22,7 +22,7 @@ from mmlib.training.task import Task
 EMPTY_WEIGHT = 0.1  # most blocks are empty
 
 
-def build(recipe: LanguageRecipe, lora: bool = True) -> tuple[MultimodalLM, Writer]:
+def build(recipe: LanguageRecipe, lora: bool = True) -> tuple[MultimodalLM, TextProcessor]:
     """The model of a recipe, its projector and LoRA drawn from its seed, and what writes for it.
 
     Raises UserError where the weights of the language model are not to be found.
@@ -34,7 +34,7 @@ def build(recipe: LanguageRecipe, lora: bool = True) -> tuple[MultimodalLM, Writ
 def assemble(
     language: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, recipe: LanguageRecipe,
     lora: bool = True,
-) -> tuple[MultimodalLM, Writer]:  # fmt: skip
+) -> tuple[MultimodalLM, TextProcessor]:  # fmt: skip
     """As `build`, of a language model that is at hand; it is frozen."""
     torch.manual_seed(derive_seed(recipe.seed))
     grid = load_small().model.encoders["image"]
@@ -46,10 +46,10 @@ def assemble(
     if lora:
         add_lora(language, recipe.rank)
     model = MultimodalLM(language, {"image": encoder})
-    return model, Writer(tokenizer, model.placeholders["image"], encoder.length)
+    return model, TextProcessor(tokenizer, model.placeholders["image"], encoder.length)
 
 
-class Kept(Task):
+class PartlyFrozenTask(Task):
     """A task of which only what is trained is saved: what is frozen comes from elsewhere."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ def _lacks_only_frozen(module: nn.Module, keys: object) -> None:
     missing[:] = [name for name in missing if name in trained]
 
 
-class LanguageTask(Kept):
+class LanguageTask(PartlyFrozenTask):
     """−log p of the answers and captions, given the picture and the text before them."""
 
     def __init__(self, model: MultimodalLM):
@@ -92,7 +92,7 @@ class LanguageTask(Kept):
         }
 
 
-class BlockTask(Kept):
+class BlockTask(PartlyFrozenTask):
     """The projector without the language model: its tokens near the words of their block.
 
     The loss is the squared distance to `block_words`, in units of the words' own mean square.
@@ -100,12 +100,12 @@ class BlockTask(Kept):
 
     words: Tensor
 
-    def __init__(self, encoder: BlockEncoder, model: MultimodalLM, writer: Writer):
+    def __init__(self, encoder: BlockEncoder, model: MultimodalLM, processor: TextProcessor):
         super().__init__()
         self.encoder = encoder
         table = model.language.get_input_embeddings()
         assert isinstance(table, nn.Embedding)
-        ids = [writer.ids(f" {word}")[-1] for word in WORDS_OF_BLOCKS]
+        ids = [processor.ids(f" {word}")[-1] for word in WORDS_OF_BLOCKS]
         self.register_buffer("words", table.weight.detach()[ids].clone(), persistent=False)
 
     def counts(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlib.data.plain import QUESTIONS, TEXT
+from mmlib.data.plain import QUESTIONS, TEXT, holds
 from mmlib.data.scenes.captions import is_true
 from mmlib.data.scenes.questions import Question
-from mmlib.data.scenes.texts import DESCRIBE, END, Writer, asked, pad_right, pixels
+from mmlib.data.scenes.texts import DESCRIBE, END, TextProcessor, asked, pad_right, pixels
 from mmlib.data.scenes.world import Scene
 from mmlib.encoders import scale_pixels
 from mmlib.errors import UserError
@@ -26,27 +26,27 @@ AT_A_TIME = 16  # prompts a batch
 Drawn = Sequence[tuple[Scene, Sequence[Question]]]
 
 
-def say(
-    model: MultimodalLM, writer: Writer, prompts: Sequence[str], scenes: Sequence[Sequence[Scene]],
-    most: int,
+def generate_texts(
+    model: MultimodalLM, processor: TextProcessor, prompts: Sequence[str],
+    scenes: Sequence[Sequence[Scene]], max_new_tokens: int,
 ) -> list[str]:  # fmt: skip
     """What the model writes, greedily, after each prompt about its scenes (one, none or several).
 
-    The text ends before the end of its line, or after `most` tokens.
+    The text ends before the end of its line, or after so many tokens.
     """
-    stop, said = [writer.ids(END)], []
+    stop, said = [processor.ids(END)], []
     for start in range(0, len(prompts), AT_A_TIME):
         some = list(zip(prompts, scenes, strict=True))[start : start + AT_A_TIME]
-        ids = [writer.prompt(text, len(seen)) for text, seen in some]
+        ids = [processor.prompt(text, len(seen)) for text, seen in some]
         shown = [scene for _, seen in some for scene in seen]
         inputs = {"image": scale_pixels(pixels(shown), channels_last=True)} if shown else {}
-        for tokens in generate(model, ids, inputs, most=most, stop=stop):
-            said.append(writer.text(tokens))
+        for tokens in generate(model, ids, inputs, max_new_tokens=max_new_tokens, stop=stop):
+            said.append(processor.text(tokens))
     return said
 
 
 def answer_texts(
-    model: MultimodalLM, writer: Writer, drawn: Drawn, shown: Sequence[Sequence[Scene]]
+    model: MultimodalLM, processor: TextProcessor, drawn: Drawn, shown: Sequence[Sequence[Scene]]
 ) -> list[str]:
     """What is said to each question of `drawn`, each by itself, about the scenes that are shown.
 
@@ -54,12 +54,14 @@ def answer_texts(
     """
     prompts = [asked(q.text) for _, questions in drawn for q in questions]
     scenes = [seen for (_, questions), seen in zip(drawn, shown, strict=True) for _ in questions]
-    return say(model, writer, prompts, scenes, most=6)
+    return generate_texts(model, processor, prompts, scenes, max_new_tokens=6)
 
 
-def describe(model: MultimodalLM, writer: Writer, scenes: Sequence[Scene]) -> list[str]:
+def describe(model: MultimodalLM, processor: TextProcessor, scenes: Sequence[Scene]) -> list[str]:
     """A caption of each scene."""
-    return say(model, writer, [DESCRIBE] * len(scenes), [[scene] for scene in scenes], most=24)
+    return generate_texts(
+        model, processor, [DESCRIBE] * len(scenes), [[scene] for scene in scenes], max_new_tokens=24
+    )
 
 
 def caption_truth(captions: Sequence[str], scenes: Sequence[Scene]) -> list[str]:
@@ -73,7 +75,9 @@ def caption_truth(captions: Sequence[str], scenes: Sequence[Scene]) -> list[str]
     return found
 
 
-def conversation_score(model: MultimodalLM, writer: Writer, drawn: Drawn) -> dict[str, float]:
+def conversation_score(
+    model: MultimodalLM, processor: TextProcessor, drawn: Drawn
+) -> dict[str, float]:
     """Share of answers, "overall" and by kind, of which each token is the most probable one.
 
     All questions about a picture stand in one text, the right answers before each: quicker than
@@ -85,7 +89,7 @@ def conversation_score(model: MultimodalLM, writer: Writer, drawn: Drawn) -> dic
         for start in range(0, len(drawn), AT_A_TIME // 4):
             some = drawn[start : start + AT_A_TIME // 4]
             rows = [
-                writer.conversation([(asked(q.text), q.answer) for q in questions])
+                processor.conversation([(asked(q.text), q.answer) for q in questions])
                 for _, questions in some
             ]
             batch = pad_right(rows)
@@ -107,7 +111,7 @@ def _right(model: MultimodalLM, batch: dict[str, Tensor], inputs: dict[str, Any]
     return each.scatter_reduce(0, number, right[answer].long(), "amin").tolist()
 
 
-def report(model: MultimodalLM, writer: Writer, drawn: Drawn) -> dict[str, Any]:
+def report(model: MultimodalLM, processor: TextProcessor, drawn: Drawn) -> dict[str, Any]:
     """Answers by kind, captions, and controls on the same questions, with Wilson intervals.
 
     Controls: shuffled, another scene's picture; none, no picture at all; two, the right picture
@@ -125,10 +129,10 @@ def report(model: MultimodalLM, writer: Writer, drawn: Drawn) -> dict[str, Any]:
     kinds = [q.kind for _, questions in drawn for q in questions]
     answers = {}
     for name, pictures in shown.items():
-        said = answer_texts(model, writer, drawn, pictures)
+        said = answer_texts(model, processor, drawn, pictures)
         right = [int(text == wanted) for text, wanted in zip(said, target, strict=True)]
         answers[name] = accuracy_by_kind(right, [1] * len(right), kinds)
-    told = describe(model, writer, scenes)
+    told = describe(model, processor, scenes)
     captions = {
         name: {
             how: accuracy_interval(sum(t == how for t in truth), len(truth))
@@ -145,33 +149,30 @@ def report(model: MultimodalLM, writer: Writer, drawn: Drawn) -> dict[str, Any]:
     return {"answers": answers, "captions": captions, "examples": examples}
 
 
-def kept_language(model: MultimodalLM, writer: Writer) -> dict[str, Any]:
+def kept_language(model: MultimodalLM, processor: TextProcessor) -> dict[str, Any]:
     """Perplexity of a fixed text, and how many of forty plain questions are answered rightly.
 
     The questions are asked in the model's own chat form; an answer is right where it holds the
     word that is wanted.
     """
-    ids = torch.tensor([writer.ids(TEXT)])
+    ids = torch.tensor([processor.ids(TEXT)])
     with evaluating(model):
         logits = model(ids)[0, :-1]
     loss = F.cross_entropy(logits, ids[0, 1:])
-    end = writer.ids("<|im_end|>")
-    prompts = [_chat(writer, question) for question, _ in QUESTIONS]
+    end = processor.ids("<|im_end|>")
+    prompts = [_chat(processor, question) for question, _ in QUESTIONS]
     answers = []
     for start in range(0, len(prompts), AT_A_TIME):
-        some = generate(model, prompts[start : start + AT_A_TIME], most=24, stop=[end])
-        answers += [writer.text(tokens) for tokens in some]
-    right = [
-        any(word in text.lower() for word in wanted.split("|"))
-        for text, (_, wanted) in zip(answers, QUESTIONS, strict=True)
-    ]
+        some = generate(model, prompts[start : start + AT_A_TIME], max_new_tokens=24, stop=[end])
+        answers += [processor.text(tokens) for tokens in some]
+    right = [holds(text, wanted) for text, (_, wanted) in zip(answers, QUESTIONS, strict=True)]
     return {
         "perplexity": math.exp(float(loss)), "tokens": ids.shape[1],
         "plain_questions": accuracy_interval(sum(right), len(right)), "answers": answers,
     }  # fmt: skip
 
 
-def _chat(writer: Writer, question: str) -> list[int]:
+def _chat(processor: TextProcessor, question: str) -> list[int]:
     said = [{"role": "user", "content": question}]
-    text = writer.tokenizer.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
-    return writer.ids(str(text))
+    text = processor.tokenizer.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
+    return processor.ids(str(text))

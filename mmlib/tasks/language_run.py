@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mmlib.data.scenes.stream import held_out_scenes
-from mmlib.data.scenes.texts import BlockBatches, TextBatches, Writer
+from mmlib.data.scenes.texts import BlockBatches, TextBatches, TextProcessor
 from mmlib.encoders.blocks import BlockEncoder
 from mmlib.models.multimodal_lm import MultimodalLM
 from mmlib.tasks.language import BlockTask, LanguageTask
@@ -21,7 +21,7 @@ STAGES = ("blocks", "projector", "whole")
 
 
 def train_stages(
-    model: MultimodalLM, writer: Writer, recipe: LanguageRecipe, out: Path,
+    model: MultimodalLM, processor: TextProcessor, recipe: LanguageRecipe, out: Path,
     execution: Execution = Execution(), validation: int = 40,
 ) -> dict[str, float]:  # fmt: skip
     """Train a model of `build` through the stages of its recipe; seconds of each stage.
@@ -35,14 +35,14 @@ def train_stages(
     projector = [p for part in (encoder.proj, encoder.out) for p in part.parameters()]
     adapter = [p for name, p in model.language.named_parameters() if ".lora_" in name]
     seconds: dict[str, float] = {}
-    texts = TextBatches(writer, recipe.seed, recipe.pictures, recipe.questions, recipe.objects)
+    texts = TextBatches(processor, recipe.seed, recipe.pictures, recipe.questions, recipe.objects)
     blocks = BlockBatches(recipe.seed, recipe.block_pictures, recipe.objects)
     asked = held_out_scenes("validation", validation, recipe.objects, recipe.questions)
 
     def evaluate() -> dict[str, float]:
-        told = describe(model, writer, [scene for scene, _ in asked])
+        told = describe(model, processor, [scene for scene, _ in asked])
         truth = caption_truth(told, [scene for scene, _ in asked])
-        score = conversation_score(model, writer, asked)
+        score = conversation_score(model, processor, asked)
         return {**score, "captions": float(np.mean([t == "true" for t in truth]))}
 
     for name in STAGES:
@@ -54,7 +54,7 @@ def train_stages(
         task: Task = LanguageTask(model)
         data: Data = texts
         if name == "blocks":
-            task, data = BlockTask(encoder, model, writer), blocks
+            task, data = BlockTask(encoder, model, processor), blocks
         state = fit(
             task, data, config, out / name, {"stage": name, **recipe.to_json()}, seed=recipe.seed,
             evaluate=evaluate if name == "whole" else None, execution=execution,

@@ -22,22 +22,17 @@ EXPECTED says what each variant should do; it was written when seeds 1 and 2 had
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from mmlib.tasks.scene_recipe import SceneRecipe
-from mmlib.tasks.scene_run import train_scenes
-from mmlib.training.config import Execution
-from mmlib.training.run_folder import read_log
+from tools.record import load
 
-RECIPE = SceneRecipe()
-SEEDS = (0, 1, 2, 3, 4)
+SMALL = load("scenes_small")  # the seeds, the recipe and the report that this is compared with
 
 
-def changed(**changes: Any) -> SceneRecipe:
-    """The recipe of `small` with some fields, or fields of its training, changed."""
-    of_training = {n: changes.pop(n) for n in list(changes) if hasattr(RECIPE.training, n)}
-    return replace(RECIPE, **changes, training=replace(RECIPE.training, **of_training))
+def changed(**changes: Any) -> dict[str, Any]:
+    """The fields of a recipe that differ from that of `small`, those of its training as one."""
+    of_training = {n: changes.pop(n) for n in list(changes) if hasattr(SMALL.RECIPE.training, n)}
+    return {**changes, "training": replace(SMALL.RECIPE.training, **of_training)}
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -49,33 +44,22 @@ EXPECTED = {
 }  # fmt: skip
 
 
-def train(name: str, seed: int):
-    def run(folder: Path) -> dict[str, Any]:
-        result = train_scenes(
-            replace(changed(**VARIANTS[name]), seed=seed), folder, Execution(device="cpu")
-        )
-        log = read_log(folder / "log.jsonl")
-        return {
-            "recipe": result.pop("recipe"), "seconds": result.pop("seconds"), "report": result,
-            "losses": [entry["loss"] for entry in log[:5]],
-            "curve": [{"step": e["step"], **e["score"]} for e in log if "score" in e],
-        }  # fmt: skip
-
-    return run
-
-
-UNITS = {f"{name}_{seed}": train(name, seed) for name in VARIANTS for seed in SEEDS}
+UNITS = {
+    f"{name}_{seed}": SMALL.train_seed(seed, **changed(**changes))
+    for name, changes in VARIANTS.items()
+    for seed in SMALL.SEEDS
+}
 
 
 def summarize(units: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {
-        "recipe": RECIPE.to_json(),
-        "seeds": list(SEEDS),
+        "recipe": SMALL.RECIPE.to_json(),
+        "seeds": list(SMALL.SEEDS),
         "variants": {
             name: {
                 "changes": VARIANTS[name],
                 "expected": EXPECTED[name],
-                **{f"seed_{seed}": units[f"{name}_{seed}"] for seed in SEEDS},
+                **{f"seed_{seed}": units[f"{name}_{seed}"] for seed in SMALL.SEEDS},
             }
             for name in VARIANTS
         },

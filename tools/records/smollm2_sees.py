@@ -58,8 +58,8 @@ def curve(folder: Path) -> list[dict[str, float]]:
 
 def train(recipe: LanguageRecipe):
     def run(folder: Path) -> dict[str, Any]:
-        model, writer = build(recipe)
-        seconds = train_stages(model, writer, recipe, folder, EXECUTION)
+        model, processor = build(recipe)
+        seconds = train_stages(model, processor, recipe, folder, EXECUTION)
         return {
             "recipe": recipe.to_json(), "seconds_by_stage": seconds, "curve": curve(folder),
             "trained": sum(x.numel() for x in LanguageTask(model).state_dict().values()),
@@ -70,23 +70,23 @@ def train(recipe: LanguageRecipe):
 
 def trained(folder: Path) -> tuple[MultimodalLM, Any]:
     """The model that the unit `model` left in its folder."""
-    model, writer = build(RECIPE)
+    model, processor = build(RECIPE)
     load_weights(folder.parent / "model" / "whole" / "last", LanguageTask(model))
-    return model.eval(), writer
+    return model.eval(), processor
 
 
 def answers(folder: Path) -> dict[str, Any]:
     """What the trained model says of test scenes, and the controls."""
-    model, writer = trained(folder)
+    model, processor = trained(folder)
     drawn = held_out_scenes("test", PICTURES, RECIPE.objects, RECIPE.questions)
-    return report(model, writer, drawn)
+    return report(model, processor, drawn)
 
 
 def language_before(folder: Path) -> dict[str, Any]:
     """The language model as it came."""
     language, tokenizer = load_language(RECIPE.language)
-    model, writer = assemble(language, tokenizer, RECIPE, lora=False)
-    return kept_language(model.eval(), writer)
+    model, processor = assemble(language, tokenizer, RECIPE, lora=False)
+    return kept_language(model.eval(), processor)
 
 
 def language_after(folder: Path) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def asked(question: str) -> str:
 
 
 @dataclass(frozen=True)
-class Writer:
+class TextProcessor:
     """Texts as token ids, with `tokens` placeholders for a picture in front."""
 
     tokenizer: PreTrainedTokenizerBase
@@ -58,11 +58,9 @@ class Writer:
         """What token ids say, without the spaces around it."""
         return str(self.tokenizer.decode(list(ids))).strip()
 
-    def conversation(
-        self, pairs: Sequence[tuple[str, str]], pictures: int = 1
-    ) -> tuple[list[int], list[bool]]:
-        """Token ids of pictures and (what asks, answer) pairs, and which of them are answers."""
-        ids = [self.placeholder] * (self.tokens * pictures)
+    def conversation(self, pairs: Sequence[tuple[str, str]]) -> tuple[list[int], list[bool]]:
+        """Token ids of a picture and (what asks, answer) pairs, and which of them are answers."""
+        ids = [self.placeholder] * self.tokens
         answer = [False] * len(ids)
         for asks, answers in pairs:
             for text, counts in ((asks, False), (f" {answers}{END}", True)):
@@ -76,7 +74,7 @@ class Writer:
 class TextBatches:
     """Training batches keyed by (seed, step): scenes with their texts, padded on the right."""
 
-    writer: Writer
+    processor: TextProcessor
     seed: int
     pictures: int
     questions: int
@@ -94,7 +92,7 @@ class TextBatches:
             pairs = [(asked(q.text), q.answer) for q in questions]
             # anywhere among the questions, so that it is learned alone and after them
             pairs.insert(int(rng.random() * (len(pairs) + 1)), (DESCRIBE, caption(scene, rng)))
-            rows.append(self.writer.conversation(pairs))
+            rows.append(self.processor.conversation(pairs))
         return {"pictures": pixels([scene for scene, _ in drawn]), **pad_right(rows)}
 
 
