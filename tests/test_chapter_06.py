@@ -428,6 +428,15 @@ def test_the_sentences_of_6_7_hold_for_the_record():
     assert mean["one_key_map"]["asked"] > whole["asked"]
 
 
+def test_on_the_emoji_attention_adds_nothing_to_a_linear_model():
+    """As the page says: two scores of the same folds, each within the other's interval."""
+    found = json.loads((ROOT / "book" / "results" / "emoji.json").read_text("utf8"))
+    ours = found["metrics"]["balanced_accuracy"]
+    linear = found["linear_by_division"]["subgroup"]["picture_and_name"]
+    assert ours["low"] < linear["mean"] < ours["high"] and ours["mean"] <= linear["mean"]
+    assert linear["low"] < ours["mean"] < linear["high"]
+
+
 # --- the exercises on paper, by counting and by simulation ----------------------------------------
 
 

@@ -112,10 +112,14 @@ def test_it_is_dits(seed, shape):
     outcomes = ["".join(map(str, at)) for at in np.ndindex(*shape)]
     theirs = PID_BROJA(dit.Distribution(outcomes, p.ravel().tolist()), [[0], [1]], [2])
     found = decompose(p)
-    assert found.redundant == pytest.approx(theirs[((0,), (1,))], abs=1e-3)
-    assert found.unique_a == pytest.approx(theirs[((0,),)], abs=1e-3)
-    assert found.unique_b == pytest.approx(theirs[((1,),)], abs=1e-3)
-    assert found.synergistic == pytest.approx(theirs[((0, 1),)], abs=1e-3)
+    # dit searches with a general optimizer, which stops short of the least information by up to
+    # some hundredths of a bit, and elsewhere on another machine; all four parts move by as much
+    short = found.redundant - theirs[((0,), (1,))]
+    assert -1e-3 < short < 0.03, "no table of dit's says less"
+    assert found.gap < 1e-4
+    assert found.unique_a == pytest.approx(theirs[((0,),)] - short, abs=1e-3)
+    assert found.unique_b == pytest.approx(theirs[((1,),)] - short, abs=1e-3)
+    assert found.synergistic == pytest.approx(theirs[((0, 1),)] + short, abs=1e-3)
 
 
 @pytest.mark.parametrize(

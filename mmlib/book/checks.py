@@ -283,7 +283,7 @@ def start(program: Program) -> Verdict:
 
 @torch.no_grad()
 def frozen(program: Program) -> Verdict:
-    """a frozen encoder stays in train(); control: one that is not"""
+    """a frozen encoder is the same after train(); control: one that is not"""
 
     def drift(model: nn.Module) -> float:  # of what a forward pass writes
         state = [b for b in model.buffers() if b.is_floating_point()]
