@@ -14,7 +14,7 @@ from mmlib.evaluation.intervals import Interval, format_interval
 
 def spans(
     rows: Sequence[tuple[str, Interval, str]], name: str, ends: tuple[float, float] = (0, 100),
-    margin: float | None = None, factor: float = 100.0,
+    margin: float | None = None, factor: float = 100.0, digits: int = 1,
 ) -> tuple[Figure, str]:  # fmt: skip
     """One row an interval: a dot at the mean, a line from low to high, the figures at the right.
 
@@ -34,7 +34,7 @@ def spans(
         low, mean, high = (factor * found[end] for end in ("low", "mean", "high"))
         axis.plot((low, high), (y, y), color=color_of(kind), linewidth=2.5, solid_capstyle="butt")
         axis.plot(mean, y, "o", color=color_of(kind), markersize=6)
-        words = format_interval(found, factor=factor)
+        words = format_interval(found, digits, factor)
         axis.annotate(
             words, (1.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=INK
         )
