@@ -73,8 +73,8 @@ def habit_task(habit: float) -> SymbolicTask:
     """
     _checked(habit)
     task = reference()
-    usual = torch.tensor(HABIT)[:, None] == task.answer  # [4, 16]
-    each = torch.where(usual, habit, 1 - habit).double().prod(0)
+    kept = torch.tensor(HABIT)[:, None] == task.answer  # [4, 16]
+    each = kept.double().mul(2 * habit - 1).add(1 - habit).prod(0)
     return replace(task, name="habit", weight=(each / 4).expand(4, -1).contiguous())
 
 
