@@ -369,9 +369,10 @@ def test_copies_are_near_and_strangers_are_not():
     own, new = task.pictures.flatten(1), far.pictures.flatten(1)
     assert torch.cdist(near.pictures.flatten(1), own).argmin(1).tolist() == list(range(12))
     assert (near.pictures != task.pictures).all() and (near.answer == task.answer).all()
-    assert torch.cdist(new, own).min() > 3 * (near.pictures - task.pictures).flatten(1).norm(
-        dim=1
-    ).max()
+    assert (
+        torch.cdist(new, own).min()
+        > 3 * (near.pictures - task.pictures).flatten(1).norm(dim=1).max()
+    )
     data = failures.rows_of(task)
     assert len(data["labels"]) == 48
     for n, (text, image, label) in enumerate(zip(*data.values(), strict=True)):
@@ -469,8 +470,8 @@ def test_the_readings_of_9_3(capsys):
         wrong = "collapsed" if name != "B" else "text prior"
         check("9.3", right | {name: wrong})
         assert f"about {name}:" in capsys.readouterr().out
-    for answer, part in ((3, "keys A, B"), (right | {"A": "sum"}, "'sum' is none")):
-        check("9.3", answer)
+    for given, part in ((3, "keys A, B"), (right | {"A": "sum"}, "'sum' is none")):
+        check("9.3", given)
         assert part in capsys.readouterr().out
 
 

@@ -95,7 +95,7 @@ def verdict(reading: Mapping[str, tuple[float, float, float]]) -> str:
 def _judge_verdicts(answer: Any) -> str:
     if not isinstance(answer, Mapping) or set(answer) != set(READINGS):
         return f"not yet. A dictionary with the keys {', '.join(READINGS)} is asked for."
-    for name, said in answer.items():
+    for said in answer.values():
         if said not in VERDICTS:
             return f"not yet. A verdict is one of {', '.join(VERDICTS)}; '{said}' is none."
     for name, said in answer.items():
