@@ -28,6 +28,7 @@ from mmlib.evaluation.clusters import cluster_interval
 from mmlib.evaluation.controls import contents, derangement
 from mmlib.evaluation.decomposition import decompose
 from mmlib.evaluation.shapley import shapley_interactions, shapley_values
+from mmlib.tokens import Tokens
 
 PAIR = frozenset({"image", "text"})
 SHOWN = [frozenset(s) for s in ((), ("text",), ("image",), ("image", "text"))]
@@ -419,7 +420,7 @@ def test_what_was_learned_by_heart_fuses_on_copies_and_is_a_coin_on_others():
     assert found[1].verdict != "fuses"
 
 
-def test_a_masked_model_and_one_trained_alone_say_different_things():
+def test_blank_missing_and_trained_alone_say_different_things():
     agree = TASKS["redundant"]
     blank = failures.replace(agree, pictures=0 * agree.pictures)
 
@@ -427,7 +428,10 @@ def test_a_masked_model_and_one_trained_alone_say_different_things():
         return expected_accuracy(model(*shown.pairs()).detach(), agree)
 
     cross = failures.train(agree, 60, fusion="cross")
-    assert right(cross, agree) == 1 and right(cross, blank) == 0.5
+    words, cells = agree.pairs()
+    gone = cross(words, Tokens(cells.value, torch.zeros_like(cells.mask))).detach()
+    assert right(cross, agree) == expected_accuracy(gone, agree) == 1
+    assert right(cross, blank) == 0.5, "gray cells outweigh the word, missing ones do not"
     assert right(failures.train(blank, 60, fusion="cross"), blank) == 1
 
 
