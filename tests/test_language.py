@@ -37,7 +37,7 @@ from mmlib.tasks.language_report import (
     kept_language,
     report,
 )
-from mmlib.tasks.language_run import train_language, train_stages
+from mmlib.tasks.language_run import load_language_run, train_language, train_stages
 from mmlib.training.checkpoint import read_checkpoint
 from mmlib.training.config import Execution, TrainingConfig
 from mmlib.training.interrupts import Interrupted
@@ -264,6 +264,22 @@ def test_a_stopped_run_names_itself_and_not_its_stage(tmp_path, monkeypatch):
     assert str(error.value).endswith(f"go on with: mmlib train --resume {out}")
     with pytest.raises(UserError, match="folder for this recipe"):
         train_language(replace(RECIPE, rank=3), out, ON_CPU)
+
+
+def test_a_run_is_loaded_with_what_it_has_learned(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "mmlib.tasks.language.load_language", lambda name: (language(), tokenizer())
+    )
+    monkeypatch.setattr("mmlib.tasks.language_run.REPORTED", 1)
+    short = replace(SHORT, steps=1, evaluate_every=1)
+    recipe = replace(RECIPE, block_steps=0, projector_steps=0, training=short)
+    result = train_language(recipe, tmp_path, ON_CPU)
+    again, model, _ = load_language_run(tmp_path)
+    assert again == recipe and result["recipe"] == recipe.to_json()
+    learned, _, _ = read_checkpoint(tmp_path / "whole" / "last")
+    found = LanguageTask(model).state_dict()
+    assert found and not model.training
+    assert all(torch.equal(found[name], learned[name]) for name in found)
 
 
 def test_without_words_the_first_stage_is_left_out(tmp_path):
