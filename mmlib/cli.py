@@ -26,13 +26,17 @@ from mmlib.training.config import Execution
 from mmlib.training.interrupts import Interrupted
 from mmlib.training.run_folder import RunFolder
 
-WHAT = {"scenes": "the generated world", "table": "a table"}
+WHAT = {
+    "scenes": "the generated world", "table": "a table",
+    "language": "a language model that learns to see",
+}  # fmt: skip
 EXCHANGED = {
     "present_name": "the name of another thing",
     "absent_name": "a name of nothing",
     "side": "the other side",
 }
-CERTIFIED = 250  # unseen scenes that the certificate asks about: each is asked eight times
+# unseen scenes that the certificate asks about: each is asked eight times, and writing takes long
+CERTIFIED = {"scenes": 250, "language": 25}
 PIPE_CLOSED = 141  # 128 + SIGPIPE, as a shell has it of any program in a pipe
 
 
@@ -104,7 +108,8 @@ def _parser() -> argparse.ArgumentParser:
     train = command(
         "train", _train, "train on the generated world, or on a table with --data",
         description="Without --data: the generated world. With --data FILE.csv: your own pictures "
-        "and texts, on frozen pretrained encoders.",
+        "and texts, on frozen pretrained encoders. With --language NAME: that language model learns"
+        " to see the generated world.",
     )  # fmt: skip
     train.add_argument("--out", type=Path, help="run folder (default runs/PRESET or runs/TABLE)")
     train.add_argument(
@@ -120,7 +125,9 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     evaluate.add_argument("folder", type=Path, metavar="RUN")
     evaluate.add_argument(
-        "--pictures", type=int, help="unseen scenes of the generated world (default 1000)"
+        "--pictures",
+        type=int,
+        help="unseen scenes of the generated world (default 1000; of a language model 25)",
     )
     evaluate.add_argument("--html", type=Path, metavar="FILE", help="write it as a page too")
     predict = command("predict", _predict, "ask a trained model")
@@ -147,13 +154,16 @@ def _train(given: argparse.Namespace) -> None:
         refuse_others(said, (), "the execution with --resume", "a run keeps its recipe")
         _run(read_recipe(given.resume), given.resume, execution)
         return
-    kind = "table" if "data" in said else "scenes"
+    kind = "table" if "data" in said else "language" if "language" in said else "scenes"
     remedy = "leave them out: mmlib train --help lists them by kind"
     if kind == "scenes" and set(said) & _only("table"):
         remedy = "add --data FILE.csv to train on a table"
+    elif kind == "scenes" and set(said) & _only("language"):
+        remedy = "add --language NAME to train a language model"
     refuse_others(said, leaves(RECIPES[kind]), WHAT[kind], remedy)
     recipe: Any = recipe_of(RECIPES[kind], said)
-    name = Path(recipe.data).stem if kind == "table" else recipe.preset
+    name = {"table": lambda: Path(recipe.data).stem, "language": lambda: Path(recipe.language).name,
+            "scenes": lambda: recipe.preset}[kind]()  # fmt: skip
     _run(recipe, given.out or Path("runs") / name, execution)
 
 
@@ -169,6 +179,11 @@ def _run(recipe: Any, out: Path, execution: Execution) -> None:
         from mmlib.tasks.cross_validation import train_table
 
         train, show, use = train_table, _print_table, "use it with: mmlib predict {} --data FILE"
+    elif recipe.kind == "language":
+        from mmlib.tasks.language_run import train_language
+
+        train, show = train_language, _print_scores
+        use = "ask it with: mmlib predict {} --image FILE --text QUESTION"
     else:
         from mmlib.tasks.scene_run import train_scenes
 
@@ -193,6 +208,9 @@ def _print_scores(result: dict[str, Any]) -> None:
             for name, share in result["reference"]["stay"].items()
         ]
         print(f"References whose answer stays: {', '.join(stay)}.")
+    if captions := result.get("captions"):
+        true, other = (100 * captions[name]["true"]["mean"] for name in ("seen", "shuffled"))
+        print(f"Captions: {true:.1f} % true, of another picture {other:.1f} %.")
     overall = result["accuracy"]
     print(
         f"Overall {100 * overall['mean']:.1f} % [{100 * overall['low']:.1f}, "
@@ -228,6 +246,14 @@ def _evaluate(given: argparse.Namespace) -> None:
         from mmlib.tasks.certified import certify_table, table_parts
 
         certificate, more = certify_table(result), table_parts(result)
+    elif kind == "language":
+        from mmlib.tasks.certified import certify_language
+        from mmlib.tasks.language_run import load_language_run
+
+        _print_scores(RunFolder(given.folder).read_report())
+        language = load_language_run(given.folder)
+        pictures = CERTIFIED[kind] if given.pictures is None else given.pictures
+        certificate = certify_language(language[1], language[2], language[0], pictures)
     else:
         from mmlib.tasks.certified import certify_scenes
         from mmlib.tasks.scene_run import load_run, report
@@ -235,7 +261,7 @@ def _evaluate(given: argparse.Namespace) -> None:
         recipe, task = load_run(given.folder)
         pictures = 1000 if given.pictures is None else given.pictures
         _print_scores(report(task.model, recipe, pictures))
-        certificate = certify_scenes(task.model, recipe, min(pictures, CERTIFIED))
+        certificate = certify_scenes(task.model, recipe, min(pictures, CERTIFIED[kind]))
     print("", *certificate.lines(), "", certificate, sep="\n")
     if given.html is not None:
         from mmlib.files import write_whole
@@ -259,6 +285,12 @@ def _predict(given: argparse.Namespace) -> None:
     _belongs(given, kind, "image", "text")
     if given.image is None or given.text is None:
         raise expected("--image FILE and --text QUESTION", "one or neither", "pass both")
+    if kind == "language":
+        from mmlib.tasks.language_run import load_language_run, say_about
+
+        _, model, processor = load_language_run(given.folder)
+        print(say_about(model, processor, given.image, given.text))
+        return
     from mmlib.tasks.scene_run import answer_about, load_run
 
     _, task = load_run(given.folder)

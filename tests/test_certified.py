@@ -12,7 +12,15 @@ from mmlib.evaluation.certificate import Certificate
 from mmlib.evaluation.intervals import fold_interval
 from mmlib.evaluation.report import names_of
 from mmlib.tasks import certified
-from mmlib.tasks.certified import certify_scenes, certify_table, scene_answers, table_parts
+from mmlib.tasks.certified import (
+    certify_language,
+    certify_scenes,
+    certify_table,
+    language_answers,
+    scene_answers,
+    table_parts,
+)
+from mmlib.tasks.language_recipe import LanguageRecipe
 from mmlib.tasks.scene_recipe import SceneRecipe
 from mmlib.tasks.scene_report import controls
 from mmlib.tasks.scenes import SceneTask, ask_model
@@ -97,3 +105,24 @@ def test_what_is_no_report_of_a_table_is_one_line(make):
     with pytest.raises(UserError) as error:
         make({"balanced_accuracy": 3})
     error_line(error, "the report of a run on a table")
+
+
+# --- a language model -----------------------------------------------------------------------------
+
+
+def test_a_language_model_is_asked_as_the_certificate_asks(monkeypatch):
+    """With its picture, with none, with a question mark in place of a text that is missing."""
+    given: list = []
+
+    def write(model, processor, prompts, pictures, most):
+        given.extend(zip(prompts, map(len, pictures), strict=True))
+        return ["red"] * len(prompts)
+
+    monkeypatch.setattr("mmlib.tasks.certified.generate_texts", write)
+    picture = np.zeros((64, 64, 3), np.uint8)
+    said = language_answers(None, None)(["how many", None, "how many"], [picture, picture, None])  # type: ignore[arg-type]
+    assert given == [("how many?", 1), ("?", 1), ("how many?", 0)] and said == ["red"] * 3
+    recipe = LanguageRecipe("any", questions=2)
+    found = certify_language(None, None, recipe, pictures=6)  # type: ignore[arg-type]
+    assert found.drops["exchanged_image"]["mean"] == 0 and "calibration" in found.not_measured
+    assert "12 questions in 6 groups" in str(found)

@@ -20,7 +20,13 @@ from mmlib.book.limits import limit
 from mmlib.book.symbolic_model import SymbolicModel, expected_loss
 from mmlib.book.symbols import TASKS, reference
 from mmlib.evaluation.additive import additive_part
-from mmlib.fusion import CrossAttention, LateFusion, MergedAttention, modality_share
+from mmlib.fusion import (
+    CrossAttention,
+    GatedCrossAttention,
+    LateFusion,
+    MergedAttention,
+    modality_share,
+)
 from mmlib.tokens import Tokens
 
 ROOT = Path(__file__).parents[1]
@@ -132,6 +138,32 @@ def test_4_5_one_key(keys, learns):
     assert layer.attend.W_v.weight.grad.abs().max() > 1e-3
 
 
+def test_4_5_the_comparison_of_gradients_finds_one_fault_only():
+    """With words among the keys it passes, although the picture is empty."""
+    torch.manual_seed(3)
+    words = torch.randn(1, 5, 32).double()
+    keys = torch.cat([words, torch.zeros(1, 4, 32).double()], 1)
+    attend = nn.MultiheadAttention(32, 4, batch_first=True).double()
+    attend(words, keys, keys)[0].square().mean().backward()
+    of_q, _, of_v = attend.in_proj_weight.grad.chunk(3)
+    assert of_q.norm() > 0.1 * of_v.norm()
+
+
+def test_a_closed_gate_passes_nothing_back():
+    """So the comparison of gradients comes after one step of training."""
+    torch.manual_seed(0)
+    layer = GatedCrossAttention(16, ("text", "image"), 4).double()
+    text, picture = (Tokens.all_visible(torch.randn(2, 5, 16).double()) for _ in range(2))
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    attend, found = layer.cross.attend, []
+    for _ in range(2):
+        optimizer.zero_grad()
+        (layer(text, {"text": text, "image": picture}) - 1).square().sum().backward()
+        found.append([float(m.weight.grad.norm()) for m in (attend.W_q, attend.W_v)])
+        optimizer.step()
+    assert found[0] == [0, 0] and min(found[1]) > 1e-6
+
+
 def table_of(fusion, seed=0, T=3, P=4, d=8):
     """The logit of `fusion` with a linear head for T texts and P pictures, [T, P]."""
     torch.manual_seed(seed)
@@ -171,6 +203,25 @@ def test_4_10_xor(parts_of_sum):
     assert limit(TASKS["xor"], "sum").loss == pytest.approx(math.log(2))
 
 
+def test_the_matrix_and_not_the_sum_stops_late_on_reference():
+    """Free numbers f [T] and g [P] come down to the limit of the means; a line in n does not."""
+    task = TASKS["reference"]
+    f, g = (torch.zeros(shape).double().requires_grad_() for shape in ((4, 1), (1, 16)))
+    descent = torch.optim.LBFGS([f, g], max_iter=500, line_search_fn="strong_wolfe")
+    sign = 2 * task.answer.double() - 1
+
+    def loss():
+        descent.zero_grad()
+        value = (task.weight * nn.functional.softplus(-sign * (f + g))).sum()
+        value.backward()
+        return value
+
+    descent.step(loss)
+    means = limit(task, "means").loss
+    assert float(loss().detach()) == pytest.approx(means, abs=1e-3)
+    assert limit(task, "sum").loss > means + 0.01
+
+
 def test_4_11_nearest_sum():
     torch.manual_seed(0)
     table = torch.randn(3, 5).double()
@@ -204,6 +255,14 @@ def test_4_9_means(K):
     bound = sum(math.comb(K, n) * max(n, K - n) for n in range(K + 1)) / 2**K / K
     assert right / (K * 2**K) == pytest.approx(bound)
     assert limit(reference(K), "means").accuracy == pytest.approx(bound)
+    # the least loss: to each picture, whatever is asked, the share of its ones as probability
+    paid = 0.0
+    for picture in product((0, 1), repeat=K):
+        p = sum(picture) / K
+        paid -= sum(math.log(p if value else 1 - p) for value in picture) / K / 2**K
+    assert limit(reference(K), "means").loss == pytest.approx(paid, abs=1e-9)
+    if K == 4:
+        assert f"{paid:.3f}" == "0.541"
     assert EXERCISES["4.5"].right(K) == pytest.approx(bound)
     # exercise 4.5, by brute force: ones with probability p, the best answer for each number of them
     for p in (0.2, 0.9):

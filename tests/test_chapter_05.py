@@ -1,7 +1,8 @@
 """Each displayed equation of chapter 05, by loops, lists of all cases and closed forms."""
 
 import math
-from itertools import product
+from collections import Counter
+from itertools import permutations, product
 
 import pytest
 import torch
@@ -596,6 +597,26 @@ def test_a_perfect_reader_of_bags_misses_little():
     assert 0.90 < share < 0.96 and 0.10 < caught < 0.18
 
 
+def test_where_captions_vary_more_rivals_of_the_same_words_are_rarer():
+    """Chance that another caption has the words of one's own in another order, from all captions.
+
+    A caption's words make at most four captions.
+    """
+    chance = {}
+    for colors, shapes in ((4, 2), (8, 4), (12, 6)):
+        captions = [
+            ((a, "color"), (s, "shape"), (b, "color"), (t, "shape"))
+            for a, b in permutations(range(colors), 2)
+            for s, t in product(range(shapes), repeat=2)
+        ]
+        sizes = Counter(tuple(sorted(words)) for words in captions)
+        assert max(sizes.values()) == 4
+        assert len(captions) == colors * (colors - 1) * shapes**2
+        chance[colors] = sum(n * (n - 1) for n in sizes.values()) / len(captions) ** 2
+    assert chance[4] > 3 * chance[8] > 9 * chance[12] / 2
+    assert 0.10 < 1 - (1 - chance[8]) ** 63 < 0.21
+
+
 @given(seed=seeds)
 def test_what_copies_cost_a_row(seed):
     """ln(1 + (c - 1) p): own probability p without its copies, c copies with it in."""
@@ -604,6 +625,17 @@ def test_what_copies_cost_a_row(seed):
         p = softmax([0.5, *others])[0]
         with_copies = softmax([0.5] * c + others.tolist())[0]
         assert math.log(p / with_copies) == pytest.approx(math.log(1 + (c - 1) * p))
+
+
+def test_what_copies_cost_a_column():
+    """No such bound: two pictures with the scores 0 and 3 for one caption pay more than ln 2."""
+    scores = torch.tensor([[0.0, 0.0], [3.0, 3.0]])
+    own = torch.arange(2)
+    columns = [float(cross_entropy(scores.T[n, None], own[n, None])[0]) for n in range(2)]
+    assert [f"{x:.2f}" for x in columns] == ["3.05", "0.05"]
+    assert sum(columns) / 2 > math.log(2)
+    left_out = float(info_nce(scores, torch.zeros(2, dtype=torch.long))[0])
+    assert float(info_nce(scores)[0]) - left_out > 2 * math.log(2)  # the sum of two pairs
 
 
 # --- what the reader writes -----------------------------------------------------------------------

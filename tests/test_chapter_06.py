@@ -27,6 +27,7 @@ from mmlib.book.exercises.chapter_06 import _CLAIMS, _NAMES, _SYMPTOMS, EXERCISE
 from mmlib.book.exercises.chapter_06_turns import TOKENS, _by_library, _check_models
 from mmlib.data.scenes import ANSWERS
 from mmlib.errors import UserError
+from mmlib.evaluation import paired_interval
 from mmlib.fusion import CrossAttention, MergedAttention
 from mmlib.tokens import Tokens
 from tools import record
@@ -411,10 +412,10 @@ def test_the_sentences_of_6_7_hold_for_the_record():
     assert abs(whole["other_picture"] - guess) < 0.03 < whole["other_question"] - guess
     seeing = {n: v["asked"] for n, v in mean.items() if n not in ("least", "neighbors")}
     assert min(seeing, key=seeing.__getitem__) == "one_vector"
-    # colors and shapes as before, places a little worse, existence and counting most
+    # colors, shapes and places as before; existence and counting suffer
     lost = {kind: whole[kind] - mean["words_no_keys"][kind] for kind in found["best_guess"] if kind
             in whole}  # fmt: skip
-    assert max(lost["color"], lost["shape"]) < 0.02 < lost["location"] < 0.15
+    assert max(lost["color"], lost["shape"], lost["location"]) < 0.02
     assert min(lost["existence"], lost["counting"]) > 0.2
     # either layer will do; a deeper BERT brings existence back and counting in part
     for name in ("words_no_keys_first", "words_no_keys_last"):
@@ -423,9 +424,9 @@ def test_the_sentences_of_6_7_hold_for_the_record():
     assert deep["existence"] > whole["existence"] - 0.02
     assert mean["words_no_keys"]["counting"] + 0.05 < deep["counting"] < whole["counting"] - 0.05
     seeds = found["by_seed"]
-    pairs = list(zip(seeds["whole"], seeds["wide_head"], strict=True))
-    assert all(head["asked"] < own["asked"] for own, head in pairs)
-    assert mean["one_key_map"]["asked"] > whole["asked"]
+    ends = [[one["asked"] for one in seeds[name]] for name in ("one_key_map", "whole")]
+    apart = paired_interval(*ends)
+    assert apart["low"] < 0 < apart["high"]
 
 
 def test_on_the_emoji_attention_adds_nothing_to_a_linear_model():

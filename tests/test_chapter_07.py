@@ -501,7 +501,7 @@ def test_7_6_schedule():
     for S, w, k, f in (
         (2400, 200, 0, 0.03), (12, 3, 4, 0.0), (100, 0, 50, 0.5), (5, 5, 0, 0.1), (9, 2, 7, 0.2),
     ):  # fmt: skip
-        config = TrainingConfig(steps=S, warmup_steps=w, hold_steps=k, lr_floor=f)
+        config = TrainingConfig(steps=S, warmup_steps=w, decay_from=(w + k) / S, lr_floor=f)
         for s in range(S):
             if s < w:
                 expected = (s + 1) / w
@@ -513,9 +513,12 @@ def test_7_6_schedule():
         assert w == 0 or config.schedule(w - 1) == 1
         assert S == w or config.schedule(w) == 1
         assert S == w + k or config.schedule(S) == pytest.approx(f)
-    with pytest.raises(UserError) as error:
-        TrainingConfig(hold_steps=-1)
-    error_line(error, "hold_steps")
+    early = TrainingConfig(steps=100, warmup_steps=20, decay_from=0.1)  # after the warm-up
+    assert early.schedule(20) == 1 > early.schedule(21)
+    for share in (-0.1, 1.1):
+        with pytest.raises(UserError) as error:
+            TrainingConfig(decay_from=share)
+        error_line(error, "decay_from")
 
 
 def test_7_5_first_step():
@@ -710,7 +713,7 @@ def test_your_turn_7_A_takes_the_steps_of_torch():
 
 def test_your_turn_7_B_is_the_schedule_of_the_package():
     for w, k, f in ((10, 40, 0.1), (0, 0, 0.0), (5, 95, 0.5)):
-        config = TrainingConfig(steps=100, warmup_steps=w, hold_steps=k, lr_floor=f)
+        config = TrainingConfig(steps=100, warmup_steps=w, decay_from=(w + k) / 100, lr_floor=f)
         for s in range(100):
             assert EXERCISES["7.B"].right(s, 100, w, k, f) == pytest.approx(config.schedule(s))
 
@@ -794,10 +797,15 @@ def test_a_frozen_text_encoder_costs_what_exercise_7_4_says():
     assert counted(lambda: model(*given).sum().backward()) == right - first + projection
 
 
+def early_fall() -> dict:
+    """The runs by the first recipe of `small`, by seed."""
+    record = json.loads((RESULTS / "recipe.json").read_text("utf8"))["variants"]["early_fall"]
+    return {name: run for name, run in record.items() if name.startswith("seed")}
+
+
 def test_the_sentences_of_7_7_hold_for_the_runs():
     """What the prose says of the runs, however many there are, and no cell computes."""
-    units = json.loads((RESULTS / "partial" / "scenes_small.json").read_text("utf8"))
-    runs = {name: unit for name, unit in units.items() if "curve" in unit}
+    runs = early_fall()
     one = runs["seed_0"]["recipe"]
     for run in runs.values():
         other = run["recipe"]
@@ -813,19 +821,20 @@ def test_the_sentences_of_7_7_hold_for_the_runs():
 
 def test_the_runs_of_7_7_with_the_rate_held_differ_as_the_prose_says():
     """Until step 1,800 of 2,400, the last two stages some fifty steps sooner, and nothing else."""
-    units = json.loads((RESULTS / "partial" / "scenes_small.json").read_text("utf8"))
-    first = SceneRecipe.from_json(units["seed_0"]["recipe"])
-    assert first.training.schedule(900) < 2 / 3  # more than a third of the rate is gone
-    held = json.loads((RESULTS / "partial" / "recipe.json").read_text("utf8"))
+    small = json.loads((RESULTS / "scenes_small.json").read_text("utf8"))
+    assert min(small["metrics"], key=lambda kind: small["metrics"][kind]["mean"]) == "counting"
+    held = SceneRecipe.from_json(small["recipe"])
+    assert held.training.schedule(1799) == 1 > held.training.schedule(1810)
+    assert held.training.steps == 2400
     module = load("recipe")
-    changed = module.changed(**module.VARIANTS["held"])
-    for name, unit in held.items():
-        recipe = SceneRecipe.from_json(unit["recipe"])
-        assert recipe == replace(first, seed=recipe.seed, **changed)
-        assert name == f"held_{recipe.seed}"
-        assert recipe.training.schedule(1799) == 1 > recipe.training.schedule(1810)
-        assert recipe.training.steps == 2400
-        earlier = [a.first - b.first for a, b in zip(first.stages(), recipe.stages(), strict=True)]
+    changed = module.changed(**module.VARIANTS["early_fall"])
+    for name, run in early_fall().items():
+        first = SceneRecipe.from_json(run["recipe"])
+        assert first == replace(held, seed=first.seed, **changed)
+        assert name == f"seed_{first.seed}" and first.training.steps == 2000
+        assert first.training.schedule(99) == 1 > first.training.schedule(101)
+        assert first.training.schedule(900) < 2 / 3  # more than a third of the rate is gone
+        earlier = [a.first - b.first for a, b in zip(first.stages(), held.stages(), strict=True)]
         assert 35 <= earlier[2] <= 65 and 35 <= earlier[3] <= 65 and abs(earlier[1]) < 5
 
 

@@ -10,15 +10,18 @@ import sys
 import tomllib
 from dataclasses import replace
 from importlib import import_module
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
+from test_language import language, tokenizer
 from test_report import report as table_report
 from toy import EXECUTION as ON_CPU
 
+import mmlib.tasks.language_run as language_run
 import mmlib.tasks.scene_run as scene_run
 from mmlib import cli
 from mmlib.cli import main
@@ -26,6 +29,7 @@ from mmlib.data.scenes import ANSWERS, render, sample_questions
 from mmlib.evaluation.report import describe_report
 from mmlib.options import leaves
 from mmlib.tasks.certified import certify_table
+from mmlib.tasks.language_recipe import LanguageRecipe
 from mmlib.tasks.recipes import RECIPES
 from mmlib.tasks.scene_recipe import SceneRecipe
 from mmlib.tasks.scene_report import report
@@ -82,6 +86,7 @@ def recipes(monkeypatch):
         return {"by_kind": score, "controls": {}, "accuracy": score["overall"]}
 
     monkeypatch.setattr(scene_run, "train_scenes", catch)
+    monkeypatch.setattr(language_run, "train_language", catch)
     table = SimpleNamespace(
         train_table=catch,
         describe_report=lambda result: "the table's report",
@@ -126,8 +131,8 @@ def test_no_two_fields_of_a_run_are_one_option(kind):
 
 
 def test_an_option_of_two_kinds_means_the_same_type():
-    scenes, table = (leaves(recipe) for recipe in (SceneRecipe, TableRecipe))
-    assert all(scenes[name][0] == table[name][0] for name in set(scenes) & set(table))
+    for one, other in combinations(map(leaves, RECIPES.values()), 2):
+        assert all(one[name][0] == other[name][0] for name in set(one) & set(other))
 
 
 def test_without_options_the_recipe_is_the_default(recipes):
@@ -165,9 +170,20 @@ def test_a_table_is_trained_where_there_is_data(recipes, capsys):
     assert capsys.readouterr().out.startswith("the table's report\nSaved in runs/things; ")
 
 
+def test_a_language_model_is_trained_where_one_is_named(recipes):
+    assert leave("train", *"--language models/some --rank 4 --block-steps 0 --lr 1e-3".split()) == 0
+    expected = LanguageRecipe("models/some", rank=4, block_steps=0)
+    expected = replace(expected, training=replace(expected.training, lr=1e-3))
+    assert recipes == [(expected, Path("runs/some"), Execution())]
+
+
 @pytest.mark.parametrize(
-    "words", [["--folds", 3], ["--seed", 3, *COLUMNS], ["--data", "a.csv", *COLUMNS, "--lr", 1]]
-)
+    "words",
+    [
+        ["--folds", 3], ["--seed", 3, *COLUMNS], ["--data", "a.csv", *COLUMNS, "--lr", 1],
+        ["--rank", 4], ["--language", "a", "--preset", "tiny"], ["--language", "a", "--folds", 3],
+    ],
+)  # fmt: skip
 def test_an_option_of_the_other_kind_is_not_ignored(words, recipes, capsys):
     assert "expected options of" in mistake(capsys, "train", *words)
     assert recipes == []
@@ -319,6 +335,30 @@ def picture(tmp_path):
 def test_predict_answers_a_question(run, picture, capsys):
     assert leave("predict", run, "--image", picture, "--text", "how many objects are there") == 0
     assert capsys.readouterr().out.strip() in ANSWERS
+
+
+def test_a_language_model_that_sees_is_trained_evaluated_and_asked(
+    tmp_path, picture, capsys, monkeypatch
+):
+    """From the command line, with a language model of bytes in place of a real one."""
+    monkeypatch.setattr(
+        "mmlib.tasks.language.load_language", lambda name: (language(), tokenizer())
+    )
+    monkeypatch.setitem(cli.CERTIFIED, "language", 3)
+    run = tmp_path / "bytes"
+    given = "--block-steps 1 --projector-steps 0 --steps 1 --pictures 2 --questions 2 --rank 2"
+    monkeypatch.setattr(language_run, "REPORTED", 3)
+    train = ["train", "--language", "bytes", "--out", run, *given.split(), "--workers", 0]
+    assert leave(*train) == 0
+    out = capsys.readouterr().out
+    assert "Captions: 0.0 % true" in out and f"mmlib predict {run} --image" in out
+    assert leave("evaluate", run) == 0
+    scores, certificate, said = capsys.readouterr().out.split("\n\n")
+    assert "shuffled" in scores.splitlines()[0] and "6 questions in 3 groups" in said
+    assert "pictures exchanged" in certificate
+    for asks in ("how many objects are there", "describe the picture:"):
+        assert leave("predict", run, "--image", picture, "--text", asks) == 0
+    assert leave("train", "--resume", run) == 0  # nothing is left to train
 
 
 # --- mistakes: one line, exit code 2 --------------------------------------------------------------

@@ -1,6 +1,7 @@
 """A language model learns to see: blocks, texts, LoRA, stages, and what is kept of a run."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from mmlib.data.scenes.texts import (
     blocks_of,
     pixels,
 )
-from mmlib.data.scenes.world import COLOR_NAMES, COLUMNS, SHAPES, SIZES, cell_targets
+from mmlib.data.scenes.world import COLOR_NAMES, COLUMNS, SHAPES, SIZES, cell_targets, render
 from mmlib.encoders import scale_pixels
 from mmlib.encoders.pretrained import PARTS
 from mmlib.errors import UserError
@@ -36,15 +37,16 @@ from mmlib.tasks.language_report import (
     kept_language,
     report,
 )
-from mmlib.tasks.language_run import train_stages
+from mmlib.tasks.language_run import load_language_run, train_language, train_stages
 from mmlib.training.checkpoint import read_checkpoint
 from mmlib.training.config import Execution, TrainingConfig
 from mmlib.training.interrupts import Interrupted
 
 SHORT = TrainingConfig(steps=4, lr=1e-3, warmup_steps=1, evaluate_every=2)
 RECIPE = LanguageRecipe(
-    pictures=2, questions=2, block_pictures=2, rank=2, blocks=SHORT, projector=SHORT, whole=SHORT
-)
+    "a language model of these tests", pictures=2, questions=2, block_pictures=2, rank=2,
+    block_steps=4, projector_steps=4, training=SHORT,
+)  # fmt: skip
 ON_CPU = Execution(workers=0, checkpoint_every=1, device="cpu")
 
 
@@ -247,6 +249,47 @@ def test_stages_train_what_they_say_and_go_on_where_they_were_cut_off(tmp_path, 
     assert all(torch.equal(resumed[name], after[name]) for name in after)
 
 
+def test_a_stopped_run_names_itself_and_not_its_stage(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "mmlib.tasks.language.load_language", lambda name: (language(), tokenizer())
+    )
+
+    def stopped(self, step):
+        raise Interrupted("stopped; go on with: mmlib train --resume blocks")
+
+    monkeypatch.setattr(BlockBatches, "batch", stopped)
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted) as error:
+        train_language(RECIPE, out, ON_CPU)
+    assert str(error.value).endswith(f"go on with: mmlib train --resume {out}")
+    with pytest.raises(UserError, match="folder for this recipe"):
+        train_language(replace(RECIPE, rank=3), out, ON_CPU)
+
+
+def test_a_run_is_loaded_with_what_it_has_learned(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "mmlib.tasks.language.load_language", lambda name: (language(), tokenizer())
+    )
+    monkeypatch.setattr("mmlib.tasks.language_run.REPORTED", 1)
+    short = replace(SHORT, steps=1, evaluate_every=1)
+    recipe = replace(RECIPE, block_steps=0, projector_steps=0, training=short)
+    result = train_language(recipe, tmp_path, ON_CPU)
+    again, model, _ = load_language_run(tmp_path)
+    assert again == recipe and result["recipe"] == recipe.to_json()
+    learned, _, _ = read_checkpoint(tmp_path / "whole" / "last")
+    found = LanguageTask(model).state_dict()
+    assert found and not model.training
+    assert all(torch.equal(found[name], learned[name]) for name in found)
+
+
+def test_without_words_the_first_stage_is_left_out(tmp_path):
+    model, processor = built()
+    seconds = train_stages(
+        model, processor, replace(RECIPE, block_steps=0), tmp_path, ON_CPU, validation=2
+    )
+    assert list(seconds) == ["projector", "whole"] and not (tmp_path / "blocks").exists()
+
+
 def test_the_first_stage_draws_the_tokens_to_their_words():
     model, processor = built()
     task = BlockTask(model.encoders["image"], model, processor)
@@ -318,14 +361,15 @@ def test_the_report_shows_each_question_its_own_picture():
     scenes = [scene for scene, _ in drawn]
     said = answer_texts(model, processor, drawn, [[s] for s in scenes])
     single = [
-        generate_texts(model, processor, [f"{q.text}?"], [[scene]], max_new_tokens=6)[0]
+        generate_texts(model, processor, [f"{q.text}?"], [[render(scene)]], max_new_tokens=6)[0]
         for scene, questions in drawn
         for q in questions
     ]
     assert said == single
     assert len(describe(model, processor, scenes)) == 3
     found = report(model, processor, drawn)
-    assert set(found["answers"]) == {"seen", "shuffled", "none", "two"}
+    assert set(found["controls"]) == {"shuffled", "none", "two"}
+    assert found["accuracy"] == found["by_kind"]["overall"]
     assert found["captions"]["seen"]["no sentence"]["mean"] == 1  # nothing was learned
 
 

@@ -141,7 +141,7 @@ def test_a_run_of_no_kind_is_one_line(kind, tmp_path):
     (tmp_path / "recipe.json").write_text(json.dumps({"kind": kind, "data": "a.csv"}))
     with pytest.raises(UserError) as error:
         read_recipe(tmp_path)
-    error_line(error, "a run of the kind scenes or table", str(tmp_path))
+    error_line(error, "a run of the kind scenes or table or language", str(tmp_path))
 
 
 def test_what_a_nested_object_leaves_out_is_as_in_the_recipes_default():

@@ -1,5 +1,5 @@
-"""The certificate of a run: of the generated world, whose model is asked anew, and of a table,
-whose report holds what models that were trained on each side alone answered."""
+"""The certificate of a run: of the generated world and of a language model, which are asked anew,
+and of a table, whose report holds what models that were trained on each side alone answered."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from mmlib.data.scenes import ANSWERS, PIXELS, render
 from mmlib.data.scenes.batches import encode_questions
 from mmlib.data.scenes.stream import held_out_scenes
+from mmlib.data.scenes.texts import TextProcessor, asked
 from mmlib.encoders import scale_pixels
 from mmlib.evaluation.certificate import NAMES, Certificate
 from mmlib.evaluation.certify import certify
@@ -23,6 +24,9 @@ from mmlib.evaluation.page import interval_chart, paragraph
 from mmlib.evaluation.report import names_of, readable
 from mmlib.evaluation.shapley import shapley_interactions, shapley_values
 from mmlib.models import MultimodalBert
+from mmlib.models.multimodal_lm import MultimodalLM
+from mmlib.tasks.language_recipe import LanguageRecipe
+from mmlib.tasks.language_report import ANSWER_TOKENS, generate_texts
 from mmlib.tasks.scene_recipe import SceneRecipe
 from mmlib.tokens import Tokens
 
@@ -62,22 +66,53 @@ def certify_scenes(model: MultimodalBert, recipe: SceneRecipe, pictures: int) ->
 
     The best guess from the text is learned from the validation stream, which was drawn alike.
     """
+    return _certify_world(scene_answers(model), recipe, pictures, recipe.reference, ANSWERS)
+
+
+def _certify_world(
+    answer: Callable[..., Any], recipe: SceneRecipe | LanguageRecipe, pictures: int,
+    reference: str = "nearest", classes: Sequence[str] | None = None,
+) -> Certificate:  # fmt: skip
     drawn, other = (
-        held_out_scenes(stream, n, recipe.objects, recipe.questions, reference=recipe.reference)
+        held_out_scenes(stream, n, recipe.objects, recipe.questions, reference=reference)
         for stream, n in (("test", pictures), ("validation", PRIOR))
     )
-    asked = [(q, picture) for scene, qs in drawn for picture in [render(scene)] for q in qs]
+    about = [(q, picture) for scene, qs in drawn for picture in [render(scene)] for q in qs]
     return certify(
-        scene_answers(model),
-        [q.text for q, _ in asked],
-        [picture for _, picture in asked],
-        [q.answer for q, _ in asked],
-        classes=ANSWERS,
+        answer,
+        [q.text for q, _ in about],
+        [picture for _, picture in about],
+        [q.answer for q, _ in about],
+        classes=classes,
         groups=[number for number, (_, qs) in enumerate(drawn) for _ in qs],
         prior=[(q.text, q.answer) for _, qs in other for q in qs],
         blank_image=np.full((PIXELS, PIXELS, 3), GROUND, np.uint8),
         missing=True,
     )
+
+
+def language_answers(model: MultimodalLM, processor: TextProcessor) -> Callable[..., list[str]]:
+    """The model as `certify` asks: texts and pictures, uint8 [64, 64, 3], → what it writes.
+
+    None is a text or picture that is missing: a question mark alone is asked, or nothing is seen.
+    """
+
+    def answer(texts: Sequence[str | None], images: Sequence[np.ndarray | None]) -> list[str]:
+        prompts = [asked(text or "") for text in texts]
+        seen = [[] if picture is None else [picture] for picture in images]
+        return generate_texts(model, processor, prompts, seen, ANSWER_TOKENS)
+
+    return answer
+
+
+def certify_language(
+    model: MultimodalLM, processor: TextProcessor, recipe: LanguageRecipe, pictures: int
+) -> Certificate:
+    """The certificate of a language model that reads scenes, on so many unseen ones.
+
+    It writes its answers, so what needs probabilities is not measured.
+    """
+    return _certify_world(language_answers(model, processor), recipe, pictures)
 
 
 def certify_table(report: Mapping[str, Any]) -> Certificate:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 import shutil
 import time
 from collections import Counter
@@ -43,7 +42,7 @@ from mmlib.tasks.table_recipe import TableRecipe
 from mmlib.training.checkpoint import save_checkpoint
 from mmlib.training.config import Execution, TrainingConfig
 from mmlib.training.fit import fit, start
-from mmlib.training.interrupts import Interrupted
+from mmlib.training.interrupts import whole_run
 from mmlib.training.run_folder import RunFolder
 from mmlib.training.seeds import derive_seed
 
@@ -70,13 +69,8 @@ def train_table(recipe: TableRecipe, out: Path, execution: Execution = ALONE) ->
     Raises UserError where the table cannot be learned from, the weights cannot be found, or the
     folder holds a run of another recipe or of other rows; Interrupted after Ctrl-C.
     """
-    try:
+    with whole_run(out):
         return _train_table(replace(recipe, data=str(Path(recipe.data).resolve())), out, execution)
-    except (KeyboardInterrupt, Interrupted):
-        raise Interrupted(
-            f"stopped; what is done is saved in {out}; "
-            f"go on with: mmlib train --resume {shlex.quote(str(out))}"
-        ) from None
 
 
 def _train_table(recipe: TableRecipe, out: Path, execution: Execution) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,8 +14,8 @@ from torch import Tensor
 from mmlib.data.plain import QUESTIONS, TEXT, holds
 from mmlib.data.scenes.captions import is_true
 from mmlib.data.scenes.questions import Question
-from mmlib.data.scenes.texts import DESCRIBE, END, TextProcessor, asked, pad_right, pixels
-from mmlib.data.scenes.world import Scene
+from mmlib.data.scenes.texts import DESCRIBE, END, TextProcessor, asked, pad_right
+from mmlib.data.scenes.world import Scene, render
 from mmlib.encoders import scale_pixels
 from mmlib.errors import UserError
 from mmlib.evaluation import accuracy_by_kind, accuracy_interval
@@ -23,23 +24,26 @@ from mmlib.generation import generate
 from mmlib.models.multimodal_lm import MultimodalLM
 
 AT_A_TIME = 16  # prompts a batch
+ANSWER_TOKENS = 6  # an answer is a word, and the end of its line
+CAPTION_TOKENS = 24  # more than any caption has
 Drawn = Sequence[tuple[Scene, Sequence[Question]]]
 
 
 def generate_texts(
     model: MultimodalLM, processor: TextProcessor, prompts: Sequence[str],
-    scenes: Sequence[Sequence[Scene]], max_new_tokens: int,
+    pictures: Sequence[Sequence[np.ndarray]], max_new_tokens: int,
 ) -> list[str]:  # fmt: skip
-    """What the model writes, greedily, after each prompt about its scenes (one, none or several).
+    """What the model writes, greedily, after each prompt about its pictures, bytes [64, 64, 3].
 
-    The text ends before the end of its line, or after so many tokens.
+    A prompt has one picture, none or several before it. The text ends before the end of its line,
+    or after so many tokens.
     """
     stop, said = [processor.ids(END)], []
     for start in range(0, len(prompts), AT_A_TIME):
-        some = list(zip(prompts, scenes, strict=True))[start : start + AT_A_TIME]
+        some = list(zip(prompts, pictures, strict=True))[start : start + AT_A_TIME]
         ids = [processor.prompt(text, len(seen)) for text, seen in some]
-        shown = [scene for _, seen in some for scene in seen]
-        inputs = {"image": scale_pixels(pixels(shown), channels_last=True)} if shown else {}
+        shown = [picture for _, seen in some for picture in seen]
+        inputs = {"image": _scaled(shown)} if shown else {}
         for tokens in generate(model, ids, inputs, max_new_tokens=max_new_tokens, stop=stop):
             said.append(processor.text(tokens))
     return said
@@ -53,15 +57,15 @@ def answer_texts(
     shown[n] are the pictures in front of each question about the n-th scene.
     """
     prompts = [asked(q.text) for _, questions in drawn for q in questions]
-    scenes = [seen for (_, questions), seen in zip(drawn, shown, strict=True) for _ in questions]
-    return generate_texts(model, processor, prompts, scenes, max_new_tokens=6)
+    seen = [[render(scene) for scene in scenes] for scenes in shown]
+    each = [those for (_, questions), those in zip(drawn, seen, strict=True) for _ in questions]
+    return generate_texts(model, processor, prompts, each, ANSWER_TOKENS)
 
 
 def describe(model: MultimodalLM, processor: TextProcessor, scenes: Sequence[Scene]) -> list[str]:
     """A caption of each scene."""
-    return generate_texts(
-        model, processor, [DESCRIBE] * len(scenes), [[scene] for scene in scenes], max_new_tokens=24
-    )
+    pictures = [[render(scene)] for scene in scenes]
+    return generate_texts(model, processor, [DESCRIBE] * len(scenes), pictures, CAPTION_TOKENS)
 
 
 def caption_truth(captions: Sequence[str], scenes: Sequence[Scene]) -> list[str]:
@@ -93,7 +97,7 @@ def conversation_score(
                 for _, questions in some
             ]
             batch = pad_right(rows)
-            inputs = {"image": scale_pixels(pixels([s for s, _ in some]), channels_last=True)}
+            inputs = {"image": _scaled([render(scene) for scene, _ in some])}
             given += _right(model, batch, inputs)
     scores = accuracy_by_kind(given, [1] * len(given), kinds)
     return {name: value["mean"] for name, value in scores.items()}
@@ -114,13 +118,14 @@ def _right(model: MultimodalLM, batch: dict[str, Tensor], inputs: dict[str, Any]
 def report(model: MultimodalLM, processor: TextProcessor, drawn: Drawn) -> dict[str, Any]:
     """Answers by kind, captions, and controls on the same questions, with Wilson intervals.
 
-    Controls: shuffled, another scene's picture; none, no picture at all; two, the right picture
-    behind another one. `captions` are judged by the parser, and once against another scene.
+    "accuracy" is of all, "by_kind" of each kind. Controls: shuffled, another scene's picture; none,
+    no picture at all; two, the right picture behind another one. "captions" are judged by the
+    parser, and once against another scene.
     """
     scenes = [scene for scene, _ in drawn]
     others = [*scenes[1:], scenes[0]]
     shown: dict[str, list[list[Scene]]] = {
-        "seen": [[s] for s in scenes],
+        "by_kind": [[s] for s in scenes],
         "shuffled": [[s] for s in others],
         "none": [[] for _ in scenes],
         "two": [[other, s] for other, s in zip(others, scenes, strict=True)],
@@ -146,7 +151,15 @@ def report(model: MultimodalLM, processor: TextProcessor, drawn: Drawn) -> dict[
         {"caption": text, "truth": truth}
         for text, truth in zip(told[:8], caption_truth(told[:8], scenes[:8]), strict=True)
     ]
-    return {"answers": answers, "captions": captions, "examples": examples}
+    by_kind = answers.pop("by_kind")
+    return {
+        "accuracy": by_kind["overall"], "by_kind": by_kind, "controls": answers,
+        "captions": captions, "examples": examples,
+    }  # fmt: skip
+
+
+def _scaled(pictures: Sequence[np.ndarray]) -> Tensor:
+    return scale_pixels(torch.from_numpy(np.stack(pictures)), channels_last=True)
 
 
 def kept_language(model: MultimodalLM, processor: TextProcessor) -> dict[str, Any]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from mmlib.errors import expected
+from mmlib.tasks.language_recipe import LanguageRecipe
 from mmlib.tasks.scene_recipe import SceneRecipe
 from mmlib.tasks.table_recipe import TableRecipe
 from mmlib.training.recipe import Recipe
 from mmlib.training.run_folder import RunFolder
 
-RECIPES: dict[str, type[Recipe]] = {cls.kind: cls for cls in (SceneRecipe, TableRecipe)}
+RECIPES: dict[str, type[Recipe]] = {
+    cls.kind: cls for cls in (SceneRecipe, TableRecipe, LanguageRecipe)
+}
 
 
 def read_recipe(run: Path) -> Recipe:

@@ -14,8 +14,8 @@ from mmlib.training.recipe import Recipe
 
 EASY_KINDS = ("existence", "counting", "color", "shape", "location")
 _TRAINING = TrainingConfig(
-    steps=2000, lr=3e-3, warmup_steps=100, lr_floor=0.0, optimizer="muon", muon_lr=3e-3,
-    ema_decay=0.98,
+    steps=2400, lr=3e-3, warmup_steps=100, decay_from=0.75, lr_floor=0.0, optimizer="muon",
+    muon_lr=3e-3, ema_decay=0.98,
 )  # fmt: skip
 # counting is the slowest of the easy kinds to come, color and shape the first
 _MIXTURE = {
@@ -51,8 +51,8 @@ class SceneRecipe(Recipe):
     objects: tuple[int, int] = (1, 6)
     reference: str = "nearest"
     plain: float = 0.5
-    curriculum: float = 0.07
-    focus: tuple[float, float] = (0.2, 0.45)
+    curriculum: float = 0.06
+    focus: tuple[float, float] = (0.15, 0.35)
     dense: float = 1.0
     grounding: float = 0.0
     location: float = 1.5

@@ -76,10 +76,10 @@ def load_run(run: Path) -> tuple[SceneRecipe, SceneTask]:
     return recipe, task
 
 
-def answer_about(task: SceneTask, picture: Path, text: str) -> str:
-    """The model's answer to a question about a picture file of the generated world, 64×64.
+def read_scene(picture: Path) -> np.ndarray:
+    """A picture file of the generated world as bytes [64, 64, 3].
 
-    Raises UserError for a file that is no such picture and for words that the world does not know.
+    Raises UserError for a file that is no such picture.
     """
     try:
         with Image.open(picture) as opened:
@@ -93,5 +93,13 @@ def answer_about(task: SceneTask, picture: Path, text: str) -> str:
             f"a picture of {PIXELS} × {PIXELS} pixels", f"{pixels.shape[1]} × {pixels.shape[0]}",
             "resize it, or draw a scene with mmlib.data.scenes.render",
         )  # fmt: skip
-    image = scale_pixels(torch.from_numpy(pixels.copy())[None], channels_last=True)
+    return pixels.copy()
+
+
+def answer_about(task: SceneTask, picture: Path, text: str) -> str:
+    """The model's answer to a question about a picture file of the generated world, 64×64.
+
+    Raises UserError for a file that is no such picture and for words that the world does not know.
+    """
+    image = scale_pixels(torch.from_numpy(read_scene(picture))[None], channels_last=True)
     return ANSWERS[int(predict(task.model, encode_questions([text]), image))]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from mmlib.errors import UserError
@@ -12,6 +14,18 @@ from mmlib.errors import UserError
 
 class Interrupted(UserError):
     """The run was stopped by the user; what is done is saved, and the message says how to go on."""
+
+
+@contextmanager
+def whole_run(out: Path) -> Iterator[None]:
+    """For a run of several trainings: where one is stopped, the message names the run in `out`."""
+    try:
+        yield
+    except (KeyboardInterrupt, Interrupted):
+        raise Interrupted(
+            f"stopped; what is done is saved in {out}; "
+            f"go on with: mmlib train --resume {shlex.quote(str(out))}"
+        ) from None
 
 
 @contextmanager

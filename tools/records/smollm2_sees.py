@@ -24,28 +24,28 @@ from typing import Any
 
 import torch
 
-from mmlib.data.scenes.stream import held_out_scenes
+from mmlib.data.scenes.texts import TextProcessor
 from mmlib.models.language import load_language
 from mmlib.models.multimodal_lm import MultimodalLM
+from mmlib.tasks.certified import certify_language
 from mmlib.tasks.language import LanguageTask, assemble, build
 from mmlib.tasks.language_recipe import LanguageRecipe
-from mmlib.tasks.language_report import kept_language, report
-from mmlib.tasks.language_run import train_stages
-from mmlib.training.checkpoint import load_weights, save_checkpoint
+from mmlib.tasks.language_report import kept_language
+from mmlib.tasks.language_run import load_language_run, train_language, train_stages
+from mmlib.training.checkpoint import save_checkpoint
 from mmlib.training.config import Execution
 from mmlib.training.run_folder import read_log
 
 ROOT = Path(__file__).resolve().parents[2]
 ASSET = ROOT / "mmlib" / "assets" / "smollm2_sees"
 GPU = torch.cuda.is_available()
-RECIPE = LanguageRecipe()
+RECIPE = LanguageRecipe("smollm2-135m-instruct")
 if GPU:
-    RECIPE = replace(RECIPE, whole=replace(RECIPE.whole, steps=10 * RECIPE.whole.steps))
+    RECIPE = replace(RECIPE, training=replace(RECIPE.training, steps=10 * RECIPE.training.steps))
 EXECUTION = Execution(device="auto")
 # stages 1 and 2 so short, with stage 0 and without it
-SHORT = replace(RECIPE, whole=replace(RECIPE.whole, steps=300, evaluate_every=100))
-WITHOUT = replace(SHORT, blocks=replace(SHORT.blocks, steps=0))
-PICTURES = 200  # asked about in the end, eight questions and a caption each
+SHORT = replace(RECIPE, training=replace(RECIPE.training, steps=300, evaluate_every=100))
+WITHOUT = replace(SHORT, block_steps=0)
 
 
 def curve(folder: Path) -> list[dict[str, float]]:
@@ -56,30 +56,28 @@ def curve(folder: Path) -> list[dict[str, float]]:
             for e in log if "score" in e]  # fmt: skip
 
 
-def train(recipe: LanguageRecipe):
+def learned(folder: Path) -> dict[str, Any]:
+    """The whole run, with its report."""
+    return {**train_language(RECIPE, folder, EXECUTION), "curve": curve(folder)}
+
+
+def short(recipe: LanguageRecipe):
     def run(folder: Path) -> dict[str, Any]:
         model, processor = build(recipe)
         seconds = train_stages(model, processor, recipe, folder, EXECUTION)
-        return {
-            "recipe": recipe.to_json(), "seconds_by_stage": seconds, "curve": curve(folder),
-            "trained": sum(x.numel() for x in LanguageTask(model).state_dict().values()),
-        }  # fmt: skip
+        return {"recipe": recipe.to_json(), "seconds_by_stage": seconds, "curve": curve(folder)}
 
     return run
 
 
-def trained(folder: Path) -> tuple[MultimodalLM, Any]:
+def trained(folder: Path) -> tuple[MultimodalLM, TextProcessor]:
     """The model that the unit `model` left in its folder."""
-    model, processor = build(RECIPE)
-    load_weights(folder.parent / "model" / "whole" / "last", LanguageTask(model))
-    return model.eval(), processor
+    return load_language_run(folder.parent / "model")[1:]
 
 
-def answers(folder: Path) -> dict[str, Any]:
-    """What the trained model says of test scenes, and the controls."""
-    model, processor = trained(folder)
-    drawn = held_out_scenes("test", PICTURES, RECIPE.objects, RECIPE.questions)
-    return report(model, processor, drawn)
+def certificate(folder: Path) -> dict[str, Any]:
+    """Whether it fuses, on the first of the questions of the report."""
+    return certify_language(*trained(folder), RECIPE, pictures=50).to_json()
 
 
 def language_before(folder: Path) -> dict[str, Any]:
@@ -125,21 +123,21 @@ SHA-256 of model.safetensors: {sha256}
 """
 
 UNITS = {
-    "model": train(RECIPE),
-    "answers": answers,
+    "model": learned,
+    "certificate": certificate,
     "language_before": language_before,
     "language_after": language_after,
     "package": package,
-    "with_stage_0": train(SHORT),
-    "without_stage_0": train(WITHOUT),
+    "with_stage_0": short(SHORT),
+    "without_stage_0": short(WITHOUT),
 }
 
 
 def summarize(units: dict[str, Any]) -> dict[str, Any]:
     return {
         "recipe": RECIPE.to_json(),
-        "training": units["model"],
-        "report": units["answers"],
+        "model": units["model"],
+        "certificate": units["certificate"],
         "language": {"before": units["language_before"], "after": units["language_after"]},
         "stage_0": {"with": units["with_stage_0"], "without": units["without_stage_0"]},
         "package": units["package"],
