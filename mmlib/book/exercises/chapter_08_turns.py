@@ -198,6 +198,7 @@ TOP_P = Exercise(
         (torch.tensor([0.02, 0.9, 0.08]), 0.5),
         (torch.tensor([0.1, 0.2, 0.3, 0.4]), 0.95),
         (torch.tensor([0.55, 0.05, 0.4]), 0.6),
+        (torch.tensor([0.05, 0.2, 0.15, 0.6]), 0.3),
     ),
     look="Sort, and keep a word where those before it have less than the bound together.",
 )
