@@ -38,7 +38,7 @@ def _first_listed(next_word: NextWord, most: int) -> list[str]:
 def _scripted(words: Sequence[str]) -> dict[str, float]:
     """Answers that depend on all words so far, the most probable not listed first."""
     if not words:
-        return {"an": 0.1, "there": 0.7, "[SEP]": 0.2}
+        return {"an": 0.2, "there": 0.7, "[SEP]": 0.1}
     if list(words) == ["there"]:
         return {"[SEP]": 0.3, "is": 0.6, "are": 0.1}
     if list(words) == ["there", "is"]:
