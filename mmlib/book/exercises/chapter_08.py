@@ -35,8 +35,8 @@ _best_over_greedy = Exercise(
     look="Multiply along each of the three texts. Greedy chooses the first word by itself.",
 )
 
-# 8.2: two words of 0.8 and 0.2 at temperature 1; at temperature 2?
-_ODDS = 0.8 / 0.2
+# 8.2: two words of 0.9 and 0.1 at temperature 1; at temperature 2?
+_ODDS = 0.9 / 0.1
 
 
 def _share(odds: float) -> float:
@@ -48,15 +48,15 @@ _warmer = Exercise(
     wrong=(
         (_share(_ODDS**2), "That is temperature 1/2: colder, so the first word gains."),
         (_share(_ODDS / 2), "You halved the odds. It is their *logarithm* that is divided by 2."),
-        (0.8 / 2, "You divided the probability. The scores are divided, before the softmax."),
+        (0.9 / 2, "You divided the probability. The scores are divided, before the softmax."),
         (0.5, "That is the limit of a temperature without end."),
-        (0.8, "That is temperature 1."),
+        (0.9, "That is temperature 1."),
         (
-            _share(math.exp(0.8 / 2 - 0.2 / 2)),
+            _share(math.exp(0.9 / 2 - 0.1 / 2)),
             "You took the probabilities for scores. The scores are their logarithms.",
         ),
     ),
-    look="Odds are 4 to 1, so the scores differ by ln 4. Divide that by 2 and take exponentials.",
+    look="Odds are 9 to 1, so the scores differ by ln 9. Divide that by 2 and take exponentials.",
 )
 
 
@@ -163,11 +163,13 @@ _cache_size = Exercise(
             _megabytes / _KEYS * _QUERIES,
             "Nine heads ask, but only three have keys and values, and only these are kept.",
         ),
-        (_megabytes / 2, "Keys *and* values are kept."),
+        (
+            _megabytes / _BYTES,
+            "Half of it: keys *and* values are kept, and each number takes two bytes.",
+        ),
         (2 * _megabytes, "A number takes two bytes here, not four."),
         (_megabytes / _LAYERS, "That is one layer's. Each has keys and values of its own."),
         (_megabytes / 1000, "That is one token's."),
-        (_megabytes / _BYTES, "Those are millions of numbers. Each takes two bytes."),
         (_megabytes / _KEYS, "Three heads have keys and values, not one."),
         (_megabytes * 1e6, "Those are bytes; megabytes were asked for."),
     ),

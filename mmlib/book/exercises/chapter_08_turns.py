@@ -132,7 +132,7 @@ GREEDY = Exercise(look="", judge=_judge_greedy)
 
 
 def top_p(p: Tensor, bound: float, *, crossing: bool = True, scaled: bool = True) -> Tensor:
-    """The fewest words that have `bound` together; what stands behind the star is to be wrong."""
+    """p [V] → [V], the fewest words that have `bound`; behind the star: to be got wrong."""
     ranked, order = p.sort(descending=True)
     before = ranked.cumsum(-1) - ranked
     kept = before < bound if crossing else ranked.cumsum(-1) <= bound
@@ -212,7 +212,7 @@ def cached_attention(
     q: Tensor, k: Tensor, v: Tensor, K: Tensor, V: Tensor, *, root: bool = True,
     itself: bool = True, order: str = "behind", keep: str = "all",
 ) -> Remembered:  # fmt: skip
-    """One new token; what stands behind the star is there to be got wrong."""
+    """q, k, v [d_k], K, V [n, d_k] → h [d_k], K, V [n + 1, d_k]; behind the star: to be wrong."""
     old_K, old_V = K, V
     pieces = ([K, k[None]], [V, v[None]]) if order == "behind" else ([k[None], K], [v[None], V])
     K, V = torch.cat(pieces[0]), torch.cat(pieces[1])
