@@ -26,7 +26,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "tools" / "mutants.toml"
 RESULT = ROOT / "book" / "results" / "mutants.json"
-COPIED = ("mmlib", "tests", "tools", "book/results", "conftest.py", "pyproject.toml")
+COPIED = (
+    *("mmlib", "notebooks", "tests", "tools", "book/results", "conftest.py", "pyproject.toml"),
+)
 # Imported once, in a server that each test process is forked from: else most of a test's time.
 PRELOADED = [
     *("torch", "torchvision", "transformers.models.bert.modeling_bert", "accelerate"),
