@@ -144,6 +144,17 @@ def test_scores_and_drops_are_counted_one_by_one(name, certificates):
     )
 
 
+def test_an_interaction_is_said_with_its_scale():
+    """A sum has one in accuracy, so it must not be told as what only both together bring."""
+    found = certify(MODELS["additive"], **DATA, classes=ANSWERS, blank_image=BLANK,
+                    additive_rows=20)  # fmt: skip
+    assert found.verdict == "additive" or found.drops["additive"]["mean"] == 0
+    assert found.shapley["interaction"]["mean"] > 0
+    assert "points" in str(found).split("their interaction is ")[1]
+    assert "on the scale of accuracy, where a sum can have one too." in str(found)
+    assert any(line.startswith("due to interaction") for line in found.lines())
+
+
 @pytest.mark.parametrize("name", ["fuses", "additive", "picture only"])
 def test_the_best_additive_model_is_hessel_and_lees_algorithm(name):
     """For each of N pairs, means over all N texts and all N pictures, one by one."""

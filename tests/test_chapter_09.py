@@ -160,6 +160,16 @@ def test_and_is_half_synergy_and_yet_a_sum_answers_it():
     assert all((a + b - 1.5 > 0) == bool(AND[a, b]) for a in (0, 1) for b in (0, 1))
 
 
+def test_a_habit_takes_from_the_picture_and_from_synergy():
+    """What the words gain is what the other two lose: nothing goes by unseen."""
+    even, habit = (decompose(joint(failures.habit_task(h))) for h in (0.5, 0.8))
+    words = habit.redundant + habit.unique_a - even.redundant - even.unique_a
+    assert words == pytest.approx(0.278, abs=1e-3)
+    assert even.unique_b - habit.unique_b == pytest.approx(0.202, abs=1e-3)
+    assert even.synergistic - habit.synergistic == pytest.approx(0.076, abs=1e-3)
+    assert habit.total == pytest.approx(even.total)  # both are one bit
+
+
 def test_9_6_groups():
     x, groups = [1.0, 0, 1, 1, 0, 1, 1, 0], [0, 0, 1, 1, 1, 2, 3, 3]
     N, G, mean = len(x), 4, sum(x) / 8
@@ -170,9 +180,9 @@ def test_9_6_groups():
     half = stats.t.ppf(0.975, G - 1) * variance**0.5
     found = cluster_interval(x, groups)
     assert found["high"] - found["mean"] == pytest.approx(half)
-    assert EXERCISES["9.4"].right(x, groups) == pytest.approx(variance**0.5)
-    alone = EXERCISES["9.4"].right(x, range(N))
-    assert alone == pytest.approx(np.std(x, ddof=1) / N**0.5)
+    alone = np.std(x, ddof=1) / N**0.5
+    assert EXERCISES["9.4"].right(x, groups) == pytest.approx(variance**0.5 / alone)
+    assert EXERCISES["9.4"].right(x, range(N)) == pytest.approx(1)
 
 
 @cache
@@ -431,8 +441,42 @@ def test_blank_missing_and_trained_alone_say_different_things():
     words, cells = agree.pairs()
     gone = cross(words, Tokens(cells.value, torch.zeros_like(cells.mask))).detach()
     assert right(cross, agree) == expected_accuracy(gone, agree) == 1
+    merged = failures.train(agree, 60, 3)  # the seed that falls says one thing to both words
+    gone = merged(words, Tokens(cells.value, torch.zeros_like(cells.mask))).detach()
+    assert right(merged, agree) == 1 and len(set(gone.argmax(-1).tolist())) == 1
     assert right(cross, blank) == 0.5, "gray cells outweigh the word, missing ones do not"
     assert right(failures.train(blank, 60, fusion="cross"), blank) == 1
+
+
+def test_a_model_that_loses_nothing_with_another_picture_can_use_it():
+    """Both of the first Deeper section: with a blank text the picture is enough."""
+    agree = TASKS["redundant"]
+    silent = failures.replace(agree, texts=0 * agree.texts)
+    for seed in range(2):
+        model = failures.train(agree, 80, seed)
+        logits, alone = (model(*x.pairs()).detach() for x in (agree, silent))
+        assert expected_accuracy(logits, agree, "picture") == 1
+        assert expected_accuracy(logits, agree, "text") == 0.5
+        assert expected_accuracy(alone, agree) == 1
+
+
+def test_what_collapsed_to_chance_may_change_its_answers():
+    """The costs are of the score: so is the verdict, and the page says so."""
+    models, data = asked_of_five()
+    turned = certify(models["fuses"], **data, classes=ANSWERS[::-1], blank_image=BLANK,
+                     additive_rows=2)  # fmt: skip
+    assert turned.verdict == "collapsed"
+    assert all(found["low"] > 0.5 for found in turned.changed.values())
+
+
+def test_the_prior_of_the_collapsed_scores_as_the_usual_color():
+    """Whatever share of the questions asked that is, so it is printed beside the score."""
+    task = failures.habit_task(0.75)
+    small = failures.replace(task, pictures=task.pictures / 255)
+    ask = failures.answers(failures.train(small, 100), 1 / 255)
+    texts, images, labels = failures.asked(failures.four_things(120, 0.75, 120), 5).values()
+    said = [failures.CLASSES[c] for c in ask(texts, images).argmax(-1)]
+    assert said == [failures.usual(text) for text in texts]
 
 
 # --- exercises and drawings -----------------------------------------------------------------------
@@ -468,6 +512,9 @@ def test_what_is_said_to_an_exchange(answer, part, capsys):
 def test_the_readings_of_9_3(capsys):
     right = {name: verdict(reading) for name, reading in READINGS.items()}
     assert list(right.values()) == ["additive", "undecided", "text prior", "fuses"]
+    some = {"pictures": (2.5, 1.0, 4.0), "texts": (2.5, 1.0, 4.0)}  # above 0, and too little
+    counts = {"pictures": (9.0, 2.0, 16.0), "texts": (9.0, 2.0, 16.0)}
+    assert (verdict(some), verdict(counts)) == ("collapsed", "uses both")
     check("9.3", right)
     assert "right." in capsys.readouterr().out
     for name in READINGS:

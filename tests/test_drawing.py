@@ -104,6 +104,17 @@ def test_grid_returns_its_lower_right_corner_and_darkens_with_the_value():
     assert [text.get_text() for text in axis.texts] == ["0", "1", "2", "-2", "[2, 2]"]
 
 
+def test_grids_with_one_largest_have_one_scale():
+    _, axis = drawing.canvas(2, 2)
+    colors = []
+    for values in ([[3.0, -1.0]], [[-1.0, 0.5]], [[0.5, 3.0]]):
+        before = len(axis.patches)
+        drawing.grid(axis, (0.5, 1.5), values, largest=3)
+        colors.append([cell.get_facecolor() for cell in axis.patches[before : before + 2]])
+    (high, low), (alike, small), (same, top) = colors
+    assert low == alike and small == same and high == top != small
+
+
 def test_bars_are_as_high_as_their_weights():
     figure, alt = drawing.bars([("β = 1", SHARES), ("β = 0", [1 / 3] * 3)], KEYS, "Softmax")
     heights = [[bar.get_height() for bar in axis.patches] for axis in figure.axes]

@@ -146,11 +146,14 @@ def grid(
     axis: Axes, corner: Point, values: Tensor | Sequence[Sequence[float]], name: str = "",
     modality: str = "text", rows: Sequence[str] = (), columns: Sequence[str] = (),
     side: float = 0.36, form: str = "{:g}", hidden: Tensor | None = None, shape: bool = True,
+    largest: float = 0.0,
 ) -> Point:  # fmt: skip
     """A tensor [rows, columns] as a grid, its upper left corner given; returns its lower right one.
 
-    The darker, the larger; each number as `form` writes it ("" leaves them out). Cells where
-    `hidden` is True are crossed out. Above it stand the name and, unless told not to, the shape.
+    The darker, the farther from zero, gray below it; each number as `form` writes it ("" leaves
+    them out). The darkest is `largest`, or the largest value where that is more: grids with the
+    same `largest` can be compared. Cells where `hidden` is True are crossed out. Above it stand
+    the name and, unless told not to, the shape.
 
     Raises UserError where values have not two axes, or labels or `hidden` do not fit them.
     """
@@ -162,12 +165,12 @@ def grid(
         )
     own = color_of(modality)
     left, top = corner
-    largest = float(table.abs().max()) or 1.0
+    most = max(largest, float(table.abs().max())) or 1.0
     for i in range(height):
         for j in range(width):
             x, y, value = left + j * side, top - (i + 1) * side, float(table[i, j])
             out = hidden is not None and bool(hidden[i, j])
-            share = 0.0 if out else 0.7 * abs(value) / largest  # ink on it keeps 4.5:1
+            share = 0.0 if out else 0.7 * abs(value) / most  # ink on it keeps 4.5:1
             color = own if value >= 0 else MODALITY["none"]
             axis.add_patch(
                 Rectangle(

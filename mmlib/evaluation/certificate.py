@@ -30,15 +30,15 @@ NAMES = {
     "guess_answers": "most frequent answer",
     "additive": "best additive model",
 }
-SHARES = {"image": "picture", "text": "text", "interaction": "the two together"}
+SHARES = {"image": "picture", "text": "text", "interaction": "interaction"}
 VERDICTS = {
-    "fuses": "It fuses: the answer depends on text and picture together, by more than a sum.",
+    "fuses": "It fuses: its right answers depend on text and picture together, by more than a sum.",
     "additive": "It is additive: it uses text and picture, but a sum of what each says does as "
     "well.",
     "uses both": "It uses text and picture; whether by more than a sum was not measured.",
     "text prior": "It answers from the text: the picture makes no difference that counts.",
     "picture only": "It answers from the picture: the text makes no difference that counts.",
-    "collapsed": "It has collapsed: neither text nor picture makes a difference that counts.",
+    "collapsed": "It has collapsed: neither text nor picture changes its score by what counts.",
     "undecided": "Undecided: an interval holds both no difference and one that counts.",
 }
 
@@ -128,8 +128,9 @@ class Certificate:
         if "interaction" in self.shapley:
             parts = [f"{_points(self.shapley[k])} to the {SHARES[k]}" for k in ("image", "text")]
             said.append(
-                f"Of the gain over neither, Shapley's shares give {listed(parts)}; what only the "
-                f"two together bring is {_points(self.shapley['interaction'], sign=True)}."
+                f"Of the gain over neither, Shapley's shares give {listed(parts)}; their "
+                f"interaction is {_points(self.shapley['interaction'], sign=True)} on the scale of "
+                f"{self.score}, where a sum can have one too."
             )
         if self.calibration:
             error, high = (100 * self.calibration[k] for k in ("error", "floor_high"))

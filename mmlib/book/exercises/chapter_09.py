@@ -109,7 +109,7 @@ _verdicts = Exercise(
     judge=_judge_verdicts,
 )
 
-# 9.4: the standard error of a mean over groups, eq. (9.6) without its factor of t
+# 9.4: the standard error over groups, the root of (9.6), by that of independent questions
 Groups = Sequence[int]
 
 
@@ -124,43 +124,37 @@ def _clustered(values: Sequence[float], groups: Groups) -> float:
     return float((G / (G - 1) * (sums**2).sum()) ** 0.5 / len(values))
 
 
-def _alone(values: Sequence[float], groups: Groups) -> float:
-    x = np.asarray(values, float)
-    return float(x.std(ddof=1) / len(x) ** 0.5)
+def _alone(values: Sequence[float], ddof: int = 1) -> float:
+    return float(np.std(values, ddof=ddof) / len(values) ** 0.5)
+
+
+def _wider(values: Sequence[float], groups: Groups) -> float:
+    return _clustered(values, groups) / _alone(values)
 
 
 def _of_means(values: Sequence[float], groups: Groups) -> float:
     x, group = np.asarray(values, float), np.asarray(groups)
     means = [x[group == g].mean() for g in np.unique(group)]
-    return float(np.std(means, ddof=1) / len(means) ** 0.5)
+    return float(np.std(means, ddof=1) / len(means) ** 0.5) / _alone(values)
 
 
 def _without_factor(values: Sequence[float], groups: Groups) -> float:
-    return float((_summed(values, groups) ** 2).sum() ** 0.5 / len(values))
-
-
-def _squared(values: Sequence[float], groups: Groups) -> float:
-    return _clustered(values, groups) ** 2
-
-
-def _over_groups(values: Sequence[float], groups: Groups) -> float:
-    sums = _summed(values, groups)
-    return _clustered(values, groups) * len(values) / len(sums)
+    return float((_summed(values, groups) ** 2).sum() ** 0.5 / len(values)) / _alone(values)
 
 
 _error = Exercise(
-    look="Add up the deviations from the mean within each group, square these sums, add them,"
-    " times G / (G - 1); the root of it, divided by N.",
-    right=_clustered,
+    look="Divide the root of (9.6) by the usual standard error of a mean. With one question a"
+    " group the two are the same.",
+    right=_wider,
     cases=(
         ([1.0, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]),
         ([1.0, 0, 1, 1, 0, 1, 1], [0, 0, 1, 1, 1, 2, 3]),
+        ([1.0, 0, 0, 1], [0, 1, 2, 3]),
     ),
     wrong=(
         (
-            _alone,
-            "You counted each question as a draw of its own. Questions on one picture are right or"
-            " wrong together.",
+            _clustered,
+            "That is the standard error over groups. Divide it by the usual one.",
         ),
         (
             _of_means,
@@ -168,8 +162,13 @@ _error = Exercise(
             " one with three.",
         ),
         (_without_factor, "The factor G / (G - 1) is missing."),
-        (_squared, "That is the variance. Its root was asked for."),
-        (_over_groups, "Divide by the number of questions N: the sums are over questions."),
+        (lambda x, g: _wider(x, g) ** 2, "That is the ratio of the variances. Take its root."),
+        (lambda x, g: 1 / _wider(x, g), "That is how much *narrower* the usual one is."),
+        (
+            lambda x, g: _clustered(x, g) / _alone(x, 0),
+            "With one question a group the two errors must be the same: divide the usual variance"
+            " by N - 1.",
+        ),
     ),
 )
 
