@@ -316,6 +316,19 @@ def test_the_product_of_section_8_1():
     assert begin == pytest.approx(math.prod(factors))
 
 
+def test_the_references_that_section_8_2_leaves_out_name_no_color():
+    drawn = np.random.default_rng(80)
+    for scene in draw_scenes("validation", 200):
+        reference, _ = (short_caption(scene, drawn) for _ in range(2))
+        false = [s for s in changes(reference) if not is_true(s, scene)]
+        assert bool(false) == bool(set(reference.split()) & set(COLOR_NAMES))
+
+
+def test_a_pair_that_is_kept_out_of_training_is_in_no_caption():
+    names = {t.name for scene in draw_scenes("train", 2000) for t in scene.things}
+    assert "red square" not in names and {"red star", "blue square"} <= names
+
+
 def test_a_false_sentence_differs_in_one_color():
     found = list(changes("there is a red star"))
     assert "there is a blue star" in found and "there is a red star" not in found
