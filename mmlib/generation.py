@@ -133,7 +133,8 @@ def _check_sampling(
         ("top_p above 0, at most 1", top_p, 0 < top_p <= 1),
     ):
         if not good:
-            raise expected(name, value, "0 is greedy; 0.7, 50 and 0.9 are usual")
+            usual = "usual are temperature 0.7 (0: greedy), top_k 50, top_p 0.9"
+            raise expected(name, value, usual)
 
 
 def _to(x: Any, device: torch.device) -> Any:

@@ -30,6 +30,7 @@ from mmlib.book.writer import (
     draw_scenes,
     ids_of,
     name_things,
+    one_word_off,
     overlap,
     patches,
     quantize,
@@ -279,6 +280,56 @@ def test_a_writer_that_counts_ranks_words_by_how_often_they_followed():
     assert next_word(["of", "nothing"]) == {"[SEP]": 1.0}
 
 
+def test_a_false_sentence_is_named_by_the_one_word_that_is_wrong():
+    star = next(s for s in draw_scenes("train", 2000) if len(s.things) == 1)
+    (thing,) = star.things
+    size, color, shape = SIZES[thing.size], COLOR_NAMES[thing.color], SHAPES[thing.shape]
+    other = SIZES[1 - thing.size]
+    color_2, shape_2 = (next(x for x in xs if x != y) for xs, y in
+                        ((COLOR_NAMES, color), (SHAPES, shape)))  # fmt: skip
+    assert one_word_off(f"there is a {other} {color} {shape}", star) == ["size"]
+    assert one_word_off(f"there is a {size} {color_2} {shape}", star) == ["color"]
+    assert one_word_off(f"there is a {size} {color} {shape_2}", star) == ["shape"]
+    assert one_word_off(f"there is a {other} {color_2} {shape}", star) == []
+    assert one_word_off(f"there are two {shape}s", star) == []  # of one there is no number word
+    assert one_word_off(f"there are no {shape}s", star) == ["shape"]
+    pair = next(s for s in draw_scenes("train", 2000)
+                if len(s.things) == 2 and len({t.shape for t in s.things}) == 1)  # fmt: skip
+    shape = SHAPES[pair.things[0].shape]
+    assert one_word_off(f"there are three {shape}s", pair) == ["number"]
+    assert "a caption such as" in refused(lambda: one_word_off("square a", pair))
+
+
+def test_a_sentence_without_eyes_may_be_true_of_every_picture():
+    assert all(is_true("there is an object", s) for s in draw_scenes("validation", 200))
+
+
+def test_the_product_of_section_8_1():
+    """Of the captions that the chapter counts, 0.57 begin with "there is a"."""
+    rng = np.random.default_rng(8)
+    captions = [short_caption(scene, rng) for scene in draw_scenes("train", 2000)]
+    next_word = count_words(captions)
+    factors = [next_word([])["there"], next_word(["there"])["is"], next_word(["there", "is"])["a"]]
+    assert [round(p, 2) for p in factors] == [0.76, 0.78, 0.95]
+    assert round(math.prod(factors), 2) == 0.57
+    begin = sum(c.startswith("there is a ") for c in captions) / len(captions)
+    assert begin == pytest.approx(math.prod(factors))
+
+
+def test_the_references_that_section_8_2_leaves_out_name_no_color_but_orange():
+    drawn = np.random.default_rng(80)
+    for scene in draw_scenes("validation", 200):
+        reference, _ = (short_caption(scene, drawn) for _ in range(2))
+        false = [s for s in changes(reference) if not is_true(s, scene)]
+        named = set(reference.split()) & set(COLOR_NAMES)
+        assert bool(false) == bool(named - {"orange"})
+
+
+def test_a_pair_that_is_kept_out_of_training_is_in_no_caption():
+    names = {t.name for scene in draw_scenes("train", 2000) for t in scene.things}
+    assert "red square" not in names and {"red star", "blue square"} <= names
+
+
 def test_a_false_sentence_differs_in_one_color():
     found = list(changes("there is a red star"))
     assert "there is a blue star" in found and "there is a red star" not in found
@@ -389,4 +440,7 @@ def test_exercise_8_5_is_the_size_of_a_real_cache():
 
 def test_wrong_figures_are_refused_in_one_line():
     model = writer()
+    for wrong in ({"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}):
+        line = refused(lambda wrong=wrong: generate(model, [prompt(model)], looked(), **wrong))
+        assert "temperature 0.7" in line and "top_k 50" in line and "top_p 0.9" in line
     assert "4 placeholders" in refused(lambda: generate(model, [prompt(model)[1:]], looked()))

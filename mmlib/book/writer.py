@@ -1,4 +1,4 @@
-"""The small writer of chapter 08: what it reads of a scene, the captions it learns, two judges."""
+"""The small writer of chapter 08: what it reads of a scene, the captions it learns, its judges."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from numpy.random import Generator
 from torch import Tensor, nn
 
 from mmlib.data.scenes.batches import WORD_INDEX
-from mmlib.data.scenes.captions import caption
+from mmlib.data.scenes.captions import caption, is_true
 from mmlib.data.scenes.stream import STREAMS
 from mmlib.data.scenes.texts import pad_right, pixels
 from mmlib.data.scenes.world import (
     COLOR_NAMES,
+    NUMBER_WORDS,
     RELATIONS,
     SHAPES,
     SIZES,
@@ -189,7 +190,7 @@ def beam_search(
 
     next_logits takes n texts of one length, as ids written so far, and gives logits [n, V]. In each
     step every text of the beam is continued by every word, and the `width` most probable stay. A
-    text that ended stays for comparison; with a large width the search is exact.
+    text that ended stays for comparison; where nothing is dropped, the search is exact.
 
     Raises UserError for a width below 1. Source: the search is older than neural models; Holtzman
     et al. (2020) show what it does to their texts.
@@ -256,7 +257,7 @@ def unpatch(squares: Tensor, side: int = 8) -> Tensor:
     return x.reshape(P, size * side, size * side, 3)
 
 
-# --- two judges -----------------------------------------------------------------------------------
+# --- judges ---------------------------------------------------------------------------------------
 
 
 def overlap(said: str, reference: str) -> float:
@@ -277,3 +278,33 @@ def changes(sentence: str) -> Iterator[str]:
             for other in COLOR_NAMES:
                 if other != word and article(other) == article(word):
                     yield " ".join([*words[:n], other, *words[n + 1 :]])
+
+
+def one_word_off(sentence: str, scene: Scene) -> list[str]:
+    """Which kinds of word make a false sentence true, if one word is exchanged for its like.
+
+    Of "size", "color", "shape" and "number", in this order, those in which the sentence is wrong by
+    one word; none where it is wrong by more. Raises UserError outside the grammar.
+    """
+    is_true(sentence, scene)
+    plural = tuple(shape + "s" for shape in SHAPES)
+    kinds = (
+        ("size", SIZES), ("color", COLOR_NAMES), ("shape", SHAPES), ("shape", plural),
+        ("number", ("no", *NUMBER_WORDS[2:])),
+    )  # fmt: skip
+    words = sentence.split()
+    found = {
+        kind
+        for kind, alike in kinds
+        for n, word in enumerate(words)
+        if word in alike
+        for other in alike
+        if other != word and is_true(_with_articles([*words[:n], other, *words[n + 1 :]]), scene)
+    }
+    return [kind for kind in ("size", "color", "shape", "number") if kind in found]
+
+
+def _with_articles(words: Sequence[str]) -> str:
+    """The words as a sentence, in which a or an fits what follows it."""
+    pairs = zip(words, [*words[1:], ""], strict=True)
+    return " ".join(article(after) if word in ("a", "an") else word for word, after in pairs)

@@ -35,28 +35,28 @@ _best_over_greedy = Exercise(
     look="Multiply along each of the three texts. Greedy chooses the first word by itself.",
 )
 
-# 8.2: two words of 0.9 and 0.1 at temperature 1; at temperature 2?
-_ODDS = 0.9 / 0.1
-
-
-def _share(odds: float) -> float:
-    return odds / (1 + odds)
-
-
-_warmer = Exercise(
-    right=_share(math.sqrt(_ODDS)),
+# 8.2: two words of 0.9 and 0.1 at temperature 1; at which one of 0.75 and 0.25?
+_ODDS, _WANTED = 0.9 / 0.1, 0.75 / 0.25
+_temperature = Exercise(
+    right=math.log(_ODDS) / math.log(_WANTED),
     wrong=(
-        (_share(_ODDS**2), "That is temperature 1/2: colder, so the first word gains."),
-        (_share(_ODDS / 2), "You halved the odds. It is their *logarithm* that is divided by 2."),
-        (0.9 / 2, "You divided the probability. The scores are divided, before the softmax."),
-        (0.5, "That is the limit of a temperature without end."),
-        (0.9, "That is temperature 1."),
         (
-            _share(math.exp(0.9 / 2 - 0.1 / 2)),
+            math.log(_WANTED) / math.log(_ODDS),
+            "That makes it colder, and the first word gains. Which logarithm is divided by T?",
+        ),
+        (
+            _ODDS / _WANTED,
+            "You divided the odds. It is their *logarithm* that is divided by T.",
+        ),
+        (0.9 / 0.75, "You divided the probability. The scores are divided, before the softmax."),
+        (1.0, "That is where they are 0.9 and 0.1."),
+        (
+            (0.9 - 0.1) / math.log(_WANTED),
             "You took the probabilities for scores. The scores are their logarithms.",
         ),
     ),
-    look="Odds are 9 to 1, so the scores differ by ln 9. Divide that by 2 and take exponentials.",
+    look="The odds go from 9 to 1 to 3 to 1. The logarithm of the first, divided by T, is that of"
+    " the second.",
 )
 
 
@@ -181,7 +181,7 @@ EXERCISES = {
     "8.B": TOP_P,
     "8.C": CACHED,
     "8.1": _best_over_greedy,
-    "8.2": _warmer,
+    "8.2": _temperature,
     "8.3": _tokens_read,
     "8.4": _keep_k,
     "8.5": _cache_size,
