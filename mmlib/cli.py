@@ -162,8 +162,10 @@ def _train(given: argparse.Namespace) -> None:
         remedy = "add --language NAME to train a language model"
     refuse_others(said, leaves(RECIPES[kind]), WHAT[kind], remedy)
     recipe: Any = recipe_of(RECIPES[kind], said)
-    name = {"table": lambda: Path(recipe.data).stem, "language": lambda: Path(recipe.language).name,
-            "scenes": lambda: recipe.preset}[kind]()  # fmt: skip
+    if kind == "table":
+        name = Path(recipe.data).stem
+    else:
+        name = Path(recipe.language).name if kind == "language" else recipe.preset
     _run(recipe, given.out or Path("runs") / name, execution)
 
 
@@ -251,9 +253,9 @@ def _evaluate(given: argparse.Namespace) -> None:
         from mmlib.tasks.language_run import load_language_run
 
         _print_scores(RunFolder(given.folder).read_report())
-        language = load_language_run(given.folder)
+        what, model, processor = load_language_run(given.folder)
         pictures = CERTIFIED[kind] if given.pictures is None else given.pictures
-        certificate = certify_language(language[1], language[2], language[0], pictures)
+        certificate = certify_language(model, processor, what, pictures)
     else:
         from mmlib.tasks.certified import certify_scenes
         from mmlib.tasks.scene_run import load_run, report
@@ -286,10 +288,10 @@ def _predict(given: argparse.Namespace) -> None:
     if given.image is None or given.text is None:
         raise expected("--image FILE and --text QUESTION", "one or neither", "pass both")
     if kind == "language":
-        from mmlib.tasks.language_run import load_language_run, say_about
+        from mmlib.tasks import language_run
 
-        _, model, processor = load_language_run(given.folder)
-        print(say_about(model, processor, given.image, given.text))
+        _, model, processor = language_run.load_language_run(given.folder)
+        print(language_run.answer_about(model, processor, given.image, given.text))
         return
     from mmlib.tasks.scene_run import answer_about, load_run
 

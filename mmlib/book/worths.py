@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from mmlib.errors import expected
 from mmlib.evaluation.additive import FLOOR
+from mmlib.evaluation.certify import TIE
 
 Array = NDArray[np.float64]
-TIE = 1e-9
 
 
 def _accuracy(logits: Array, label: NDArray[np.int_]) -> Array:

@@ -42,7 +42,7 @@ from mmlib.tasks.table_recipe import TableRecipe
 from mmlib.training.checkpoint import save_checkpoint
 from mmlib.training.config import Execution, TrainingConfig
 from mmlib.training.fit import fit, start
-from mmlib.training.interrupts import whole_run
+from mmlib.training.interrupts import resumable
 from mmlib.training.run_folder import RunFolder
 from mmlib.training.seeds import derive_seed
 
@@ -69,7 +69,7 @@ def train_table(recipe: TableRecipe, out: Path, execution: Execution = ALONE) ->
     Raises UserError where the table cannot be learned from, the weights cannot be found, or the
     folder holds a run of another recipe or of other rows; Interrupted after Ctrl-C.
     """
-    with whole_run(out):
+    with resumable(out):
         return _train_table(replace(recipe, data=str(Path(recipe.data).resolve())), out, execution)
 
 

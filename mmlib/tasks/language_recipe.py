@@ -48,10 +48,10 @@ class LanguageRecipe(Recipe):
 
     def stages(self) -> dict[str, TrainingConfig]:
         """The stages by name, in their order; one of 0 steps is left out."""
-        found = {"whole": self.training}
-        if self.projector_steps:
-            steps, lr = self.projector_steps, self.training.lr
-            found = {"projector": replace(_PROJECTOR, steps=steps, lr=lr), **found}
+        found = {}
         if self.block_steps:
-            found = {"blocks": replace(_BLOCKS, steps=self.block_steps), **found}
-        return found
+            found["blocks"] = replace(_BLOCKS, steps=self.block_steps)
+        if self.projector_steps:
+            lr = self.training.lr
+            found["projector"] = replace(_PROJECTOR, steps=self.projector_steps, lr=lr)
+        return {**found, "whole": self.training}

@@ -25,7 +25,7 @@ from mmlib.tasks.scene_run import read_scene
 from mmlib.training.checkpoint import load_weights
 from mmlib.training.config import Execution
 from mmlib.training.fit import fit, is_main_process
-from mmlib.training.interrupts import whole_run
+from mmlib.training.interrupts import resumable
 from mmlib.training.run_folder import RunFolder
 from mmlib.training.task import Data, Task
 
@@ -42,7 +42,7 @@ def train_language(
     language model are not to be found; Interrupted after Ctrl-C.
     """
     folder, writes = RunFolder(out), is_main_process(execution)
-    with folder.claimed(recipe, writes), whole_run(out):
+    with folder.claimed(recipe, writes), resumable(out):
         model, processor = build(recipe)
         seconds = train_stages(model, processor, recipe, out, execution)
         result = {
@@ -109,7 +109,7 @@ def load_language_run(run: Path) -> tuple[LanguageRecipe, MultimodalLM, TextProc
     return recipe, model.eval(), processor
 
 
-def say_about(model: MultimodalLM, processor: TextProcessor, picture: Path, text: str) -> str:
+def answer_about(model: MultimodalLM, processor: TextProcessor, picture: Path, text: str) -> str:
     """What the model writes after a question, or after "describe the picture:".
 
     picture: a file of the generated world, 64×64. Raises UserError for a file that is none.

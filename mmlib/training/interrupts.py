@@ -17,7 +17,7 @@ class Interrupted(UserError):
 
 
 @contextmanager
-def whole_run(out: Path) -> Iterator[None]:
+def resumable(out: Path) -> Iterator[None]:
     """For a run of several trainings: where one is stopped, the message names the run in `out`."""
     try:
         yield
